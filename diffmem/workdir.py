@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workdir: one folder for each stage, each with a meta.json.
+
+Stages meet on disk. `stage` opens a stage's folder for writing: it takes the
+lock, refuses a folder that another config made, and writes meta.json at the
+start (status "started") and at the end ("finished"). `require` reads the
+meta.json of a stage that must have finished.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+import diffmem
+
+try:
+  import fcntl
+except ImportError:  # no advisory locks on this platform
+  fcntl = None
+
+_COMMANDS = {"data": "train"}  # the stage whose command makes the folder
+
+
+def path(p: str | os.PathLike) -> epath.Path:
+  """A local or bucket path (gs://, s3://); ~ is expanded."""
+  return epath.Path(p).expanduser()
+
+
+def is_local(p: str | os.PathLike) -> bool:
+  return "://" not in os.fspath(p)
+
+
+def write_json(target: str | os.PathLike, value: Any) -> None:
+  """Writes JSON whole or not at all; NaN is refused, NumPy values are fine."""
+  text = json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
+  write_bytes(target, text.encode())
+
+
+def write_bytes(target: str | os.PathLike, content: bytes) -> None:
+  """Writes a file whole or not at all (a temporary file, then a rename)."""
+  target = path(target)
+  if not is_local(target):
+    target.write_bytes(content)  # an object store puts whole objects
+    return
+  temporary = f"{os.fspath(target)}.{os.getpid()}.tmp"
+  with open(temporary, "wb") as f:
+    f.write(content)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(temporary, target)
+
+
+def read_json(source: str | os.PathLike) -> Any:
+  try:
+    return json.loads(path(source).read_text())
+  except ValueError as e:
+    raise ValueError(
+      f"{source} is not valid JSON ({e}); delete its folder and rerun its stage"
+    ) from e
+
+
+def digest(value: Any) -> str:
+  """sha256 of the canonical JSON of plain values."""
+  text = json.dumps(_plain(value), sort_keys=True, allow_nan=False)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Stage:
+  """A stage's folder, open for writing; made by `stage`."""
+
+  def __init__(self, folder: epath.Path, meta: dict, finished: bool):
+    self.folder = folder
+    self.meta = meta
+    self.finished = finished
+
+  def record(self, key: str, value: Any) -> None:
+    """Keeps a value for meta.json (counts, hashes), written at the end."""
+    self.meta[key] = value
+
+
+@contextlib.contextmanager
+def stage(
+  root: str | os.PathLike,
+  name: str,
+  *,
+  config: Mapping[str, Any],
+  inputs: Mapping[str, Any] | None = None,
+  replace: bool = False,
+  needs: int = 0,
+) -> Iterator[Stage]:
+  """Opens `<root>/<name>` for one writer.
+
+  Args:
+    root: the workdir.
+    name: the stage.
+    config: the plain config sections that decide the stage's results.
+    inputs: digests of what it reads (weights, split, bank).
+    replace: True where results are cheap to make anew: an earlier run by
+      another config is overwritten instead of refused.
+    needs: bytes about to be written, checked against the free disk.
+
+  Raises:
+    ValueError: the folder was made by another config or from other inputs.
+    OSError: it cannot be written, the disk is too full, or it is in use.
+  """
+  folder = path(root) / name
+  _check_disk(path(root), folder, needs)
+  with _lock(folder):
+    meta = _meta(config, inputs)
+    earlier = folder / "meta.json"
+    finished, seconds = False, 0.0
+    if earlier.exists():
+      old = read_json(earlier)
+      same = _compare(folder, old, meta, replace)
+      finished = same and old["status"] == "finished"
+      if same:
+        seconds = old["seconds"]
+        meta["runs"] = old["runs"] + (not finished)
+        meta = {**old, **meta} if not finished else old
+    this = Stage(folder, meta, finished)
+    if finished:
+      yield this
+      return
+    write_json(earlier, meta)
+    start = time.monotonic()
+    yield this
+    meta["seconds"] = round(seconds + time.monotonic() - start, 3)
+    meta["status"] = "finished"
+    meta["hardware"] = hardware()
+    write_json(earlier, meta)
+
+
+def require(root: str | os.PathLike, name: str) -> dict:
+  """The meta.json of a finished stage.
+
+  Raises:
+    FileNotFoundError: the stage has not run, or not to its end.
+  """
+  file = path(root) / name / "meta.json"
+  command = _COMMANDS.get(name, name)
+  advice = f"run diffmem-{command} with --workdir={root} first"
+  if not file.exists():
+    raise FileNotFoundError(f"{file.parent} holds no {name} results; {advice}")
+  meta = read_json(file)
+  if meta["status"] != "finished":
+    raise FileNotFoundError(
+      f"{file.parent} was left unfinished; rerun diffmem-{command} with "
+      f"--workdir={root}, it goes on where it stopped"
+    )
+  return meta
+
+
+def hardware() -> dict:
+  """What this process runs on; devices only where JAX is in use."""
+  found = {
+    "machine": platform.machine(),
+    "cpus": len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity")
+    else os.cpu_count(),
+    "python": platform.python_version(),
+  }
+  if "jax" in sys.modules:
+    jax = sys.modules["jax"]
+    devices = jax.devices()
+    found["jax"] = jax.__version__
+    found["devices"] = f"{len(devices)} x {devices[0].device_kind}"
+  return found
+
+
+def commit() -> str | None:
+  """The commit of the checkout that the package is imported from, if any."""
+  here = os.path.dirname(os.path.abspath(diffmem.__file__))
+  if not os.path.exists(os.path.join(os.path.dirname(here), ".git")):
+    return None
+  run = subprocess.run(
+    ["git", "-C", here, "rev-parse", "HEAD"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return run.stdout.strip() or None
+
+
+def _meta(config, inputs) -> dict:
+  now = datetime.datetime.now(datetime.timezone.utc)
+  return {
+    "status": "started",
+    "config": _plain(config),
+    "inputs": _plain(inputs or {}),
+    "version": diffmem.__version__,
+    "commit": commit(),
+    "started": now.isoformat(timespec="seconds"),
+    "seconds": 0.0,
+    "runs": 1,
+  }
+
+
+def _compare(folder, old: dict, new: dict, replace: bool) -> bool:
+  """True if made alike; False if it may be replaced; else an error."""
+  for part in ("config", "inputs"):
+    difference = _difference(old[part], new[part])
+    if difference is None:
+      continue
+    if replace:
+      return False
+    key, was, now = difference
+    what = key if part == "config" else f"its input {key!r}"
+    raise ValueError(
+      f"{folder} was made with {what} = {was!r}, this run has {now!r}; use "
+      f"another --workdir, or delete {folder} to make it anew"
+    )
+  return True
+
+
+def _difference(old, new, prefix="") -> tuple[str, Any, Any] | None:
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in [*old, *(k for k in new if k not in old)]:
+      found = _difference(
+        old.get(key, "(absent)"), new.get(key, "(absent)"), f"{prefix}{key}."
+      )
+      if found is not None:
+        return found
+    return None
+  return None if old == new else (prefix.rstrip("."), old, new)
+
+
+def _check_disk(root: epath.Path, folder: epath.Path, needs: int) -> None:
+  if is_local(root) and root.exists() and not root.is_dir():
+    raise NotADirectoryError(f"--workdir={root} is a file, not a folder")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise OSError(
+      f"cannot make {folder} ({e.strerror or e}); choose a writable --workdir"
+    ) from e
+  if not is_local(folder):
+    return
+  probe = folder / f".writable.{os.getpid()}"
+  try:
+    probe.write_bytes(b"\0" * 4096)
+    probe.unlink()
+  except OSError as e:
+    raise OSError(
+      f"cannot write to {folder} ({e.strerror or e}); free space or choose "
+      "a writable --workdir"
+    ) from e
+  free = shutil.disk_usage(folder).free
+  if free < needs:
+    raise OSError(
+      f"{folder} needs {needs / 2**20:,.0f} MiB, its disk has "
+      f"{free / 2**20:,.0f} MiB free; free space or choose another --workdir"
+    )
+
+
+@contextlib.contextmanager
+def _lock(folder: epath.Path) -> Iterator[None]:
+  """One writer a folder; the lock goes with its process, even if killed."""
+  if fcntl is None or not is_local(folder):
+    yield
+    return
+  with open(folder / ".lock", "a+") as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      f.seek(0)
+      raise OSError(
+        f"{folder} is in use by {f.read().strip() or 'another run'}; wait for "
+        "it to end, stop it, or choose another --workdir"
+      ) from None
+    f.truncate(0)
+    f.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    f.flush()
+    yield
+
+
+def _plain(value: Any) -> Any:
+  """NumPy values, tuples and paths as JSON types; other types raise."""
+  if isinstance(value, Mapping):
+    return {str(k): _plain(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(v) for v in value]
+  if isinstance(value, np.ndarray):
+    return _plain(value.tolist())
+  if isinstance(value, np.generic):
+    return value.item()
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  return value
