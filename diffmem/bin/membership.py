@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells members from non-members with the trained model.
+
+Reads <workdir>/data and <workdir>/train; writes <workdir>/membership.
+"""
+
+from diffmem.bin import program
+
+
+def main(config: dict, workdir: str) -> None:
+  """Runs the stage on a plain config."""
+  from diffmem.membership import run
+
+  run.run(
+    workdir,
+    seed=config["seed"],
+    membership=config["membership"],
+  )
+
+
+def start() -> None:
+  """The console command diffmem-membership."""
+  program.start("membership", main)
+
+
+if __name__ == "__main__":
+  start()

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes one page about the run, for people, and its results as JSON and CSV.
+
+Reads the result files of the stages that ran; writes <workdir>/report.
+"""
+
+from diffmem.bin import program
+
+
+def main(config: dict, workdir: str) -> None:
+  """Runs the stage on a plain config."""
+  from diffmem.report import run
+
+  run.run(
+    workdir,
+    report=config["report"],
+  )
+
+
+def start() -> None:
+  """The console command diffmem-report."""
+  program.start("report", main)
+
+
+if __name__ == "__main__":
+  start()

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a diffusion model on a split of the data.
+
+Reads the source; writes <workdir>/data and <workdir>/train. The same command
+goes on from the last checkpoint.
+"""
+
+from diffmem.bin import program
+
+
+def main(config: dict, workdir: str) -> None:
+  """Runs the stage on a plain config."""
+  from diffmem.train import run
+
+  run.run(
+    workdir,
+    seed=config["seed"],
+    data=config["data"],
+    models=config["models"],
+    diffusion=config["diffusion"],
+    train=config["train"],
+  )
+
+
+def start() -> None:
+  """The console command diffmem-train."""
+  program.start("train", main)
+
+
+if __name__ == "__main__":
+  start()
