@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of audits: ROC, intervals, counts of ids, match thresholds.
+
+A score is higher for members; a distance is smaller for closer images.
+"""
+
+from diffmem.stats.calibration import Calibration, calibrate
+from diffmem.stats.rates import (
+  clopper_pearson,
+  hypergeometric_tail,
+  rarefaction,
+)
+from diffmem.stats.roc import (
+  auc,
+  best_accuracy,
+  interval,
+  roc,
+  summary,
+  tpr_at,
+)
+
+__all__ = [
+  "Calibration",
+  "auc",
+  "best_accuracy",
+  "calibrate",
+  "clopper_pearson",
+  "hypergeometric_tail",
+  "interval",
+  "rarefaction",
+  "roc",
+  "summary",
+  "tpr_at",
+]
