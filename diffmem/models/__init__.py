@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Denoising networks behind one pure interface.
+
+Inside, layers are Flax NNX modules; outside there are two pure functions,
+
+  params = model.init(key)                      nested dict of float32 arrays
+  y = model.apply(params, x, t, cond, key=None)
+
+with x [b h w c] in [-1, 1], t int32 [b] the schedule's index and cond int32
+[b] the class (`num_classes` is the null class of classifier-free guidance),
+or None for a model without classes. y is float32 [b h w outputs]: c channels,
+or 2c where the variance is learned. `key` draws dropout; None evaluates.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from diffmem.arrays import AnyArray, Float, Int, Key
+from diffmem.models import mlp, presets, unet
+
+__all__ = ["MODELS", "Model", "count", "create", "presets"]
+
+MODELS = {"unet": unet.UNet, "mlp": mlp.MLP}
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A network as two pure functions; see the module's text."""
+
+  name: str
+  shape: tuple[int, int, int]
+  outputs: int
+  num_classes: int | None
+  init: Callable[..., dict[str, Any]]
+  apply: Callable[..., Float[jax.Array, "b h w o"]]
+
+
+def create(
+  name: str,
+  *,
+  shape: tuple[int, int, int],
+  num_classes: int | None = None,
+  learned_variance: bool = False,
+  dtype: str = "float32",
+  **knobs: Any,
+) -> Model:
+  """The network `name` for images of `shape` (h, w, c); allocates nothing.
+
+  Raises ValueError for an unknown name, knob or dtype, and for a shape or
+  knobs that do not fit together.
+  """
+  _choose("model", name, MODELS)
+  _choose("dtype", dtype, DTYPES)
+  network = MODELS[name]
+  parameters = inspect.signature(network.__init__).parameters.values()
+  options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+  for knob in knobs:
+    _choose(f"knob of {name}", knob, options)
+  shape = (int(shape[0]), int(shape[1]), int(shape[2]))
+  outputs = shape[2] * (2 if learned_variance else 1)
+
+  def build(key):
+    rngs = nnx.Rngs(params=key)
+    return network(shape, outputs, num_classes, dtype, rngs, **knobs)
+
+  graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
+
+  def init(key: Key[jax.Array, ""]) -> dict[str, Any]:
+    return nnx.to_pure_dict(nnx.state(build(key), nnx.Param))
+
+  def apply(
+    params: dict[str, Any],
+    x: Float[AnyArray, "b h w c"],
+    t: Int[AnyArray, " b"],
+    cond: Int[AnyArray, " b"] | None,
+    *,
+    key: Key[jax.Array, ""] | None = None,
+  ) -> Float[jax.Array, "b h w o"]:
+    _check_inputs(shape, num_classes, x, cond)
+    cond = None if cond is None else jnp.asarray(cond)
+    module = nnx.merge(graph, nnx.State(params))
+    return module(jnp.asarray(x), jnp.asarray(t), cond, key)
+
+  return Model(name, shape, outputs, num_classes, init, apply)
+
+
+def count(params: Any) -> int:
+  """Parameters in a tree of arrays or of their shapes."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _choose(what: str, value: str, options) -> None:
+  if value in options:
+    return
+  near = difflib.get_close_matches(str(value), options, n=1)
+  hint = f"; did you mean {near[0]!r}?" if near else ""
+  raise ValueError(
+    f"unknown {what} {value!r}; expected one of {sorted(options)}{hint}"
+  )
+
+
+def _check_inputs(shape, num_classes, x, cond) -> None:
+  if x.shape[1:] != shape:
+    raise ValueError(
+      f"images of shape {x.shape[1:]} given to a model of {shape} images"
+    )
+  if num_classes is None and cond is not None:
+    raise ValueError("this model has no classes: pass cond=None")
+  if num_classes is not None and cond is None:
+    raise ValueError(
+      f"this model has {num_classes} classes: pass cond [b], where "
+      f"{num_classes} is the null class"
+    )

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers of the denoisers: NHWC, float32 parameters, any compute dtype.
+
+Group normalisation (Wu and He 2018) over groups of g channels and all pixels,
+
+  y = (x - mean) / sqrt(var + epsilon) * scale + bias;
+
+self-attention over pixels (Vaswani et al. 2017); the sinusoidal embedding of
+the schedule index t,
+
+  [sin(t w_i), cos(t w_i)],  w_i = 10000^(-i / (half - 1)),
+
+as in Ho et al. 2020. Kernels start as in that paper: uniform with variance
+1 / mean(fan in, fan out), or zero where a branch is to start as nothing.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from diffmem.arrays import Float, Int, Key
+
+
+def _kernel(
+  key: Key[Array, ""], shape: tuple[int, ...], zero: bool
+) -> Float[Array, "..."]:
+  if zero:
+    return jnp.zeros(shape, jnp.float32)
+  init = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+  return init(key, shape, jnp.float32)
+
+
+class Dense(nnx.Module):
+  """y = x W + b on the last axis; computes in the dtype of x."""
+
+  def __init__(self, inputs: int, outputs: int, *, zero=False, rngs: nnx.Rngs):
+    self.kernel = nnx.Param(_kernel(rngs.params(), (inputs, outputs), zero))
+    self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+
+  def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+    y = x @ self.kernel[...].astype(x.dtype)
+    bias = self.bias[...].astype(x.dtype)
+    return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class Conv(nnx.Module):
+  """A size x size convolution, zero padded, that keeps or halves h and w."""
+
+  def __init__(
+    self,
+    inputs: int,
+    outputs: int,
+    *,
+    size=3,
+    stride=1,
+    zero=False,
+    rngs: nnx.Rngs,
+  ):
+    shape = (size, size, inputs, outputs)
+    self.kernel = nnx.Param(_kernel(rngs.params(), shape, zero))
+    self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+    self.stride = stride
+
+  def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
+    y = jax.lax.conv_general_dilated(
+      x,
+      self.kernel[...].astype(x.dtype),
+      (self.stride, self.stride),
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y + self.bias[...].astype(x.dtype).reshape(1, 1, 1, -1)
+
+
+class GroupNorm(nnx.Module):
+  """Group normalisation; statistics in float32, per sample."""
+
+  def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs):
+    del rngs
+    self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+    self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+    self.groups = group_count(channels, groups)
+
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    return group_norm(x, self.scale[...], self.bias[...], self.groups)
+
+
+def group_count(channels: int, groups: int) -> int:
+  """The largest number of groups, at most `groups`, that divides channels."""
+  return max(g for g in range(1, groups + 1) if channels % g == 0)
+
+
+def group_norm(
+  x: Float[Array, "b h w c"],
+  scale: Float[Array, " c"],
+  bias: Float[Array, " c"],
+  groups: int,
+  epsilon: float = 1e-6,
+) -> Float[Array, "b h w c"]:
+  """The definition of group normalisation."""
+  b, h, w, c = x.shape
+  grouped = x.astype(jnp.float32).reshape(b, h, w, groups, c // groups)
+  mean = jnp.mean(grouped, (1, 2, 4), keepdims=True)
+  var = jnp.var(grouped, (1, 2, 4), keepdims=True)
+  y = (grouped - mean) * jax.lax.rsqrt(var + epsilon)
+  y = y.reshape(x.shape) * scale.reshape(1, 1, 1, c) + bias.reshape(1, 1, 1, c)
+  return y.astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+  """Normalisation over the features of each sample; float32 statistics."""
+
+  def __init__(self, features: int, *, rngs: nnx.Rngs):
+    del rngs
+    self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+    self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+
+  def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    y = jax.nn.standardize(x.astype(jnp.float32), axis=-1, epsilon=1e-6)
+    y = y * self.scale[...][None, :] + self.bias[...][None, :]
+    return y.astype(x.dtype)
+
+
+class Attention(nnx.Module):
+  """x + attention among all pixels of a sample, `heads` heads."""
+
+  def __init__(self, channels: int, *, heads: int, groups: int, rngs: nnx.Rngs):
+    if channels % heads:
+      raise ValueError(
+        f"heads={heads} does not divide the {channels} channels where "
+        "attention is applied; choose a divisor"
+      )
+    self.heads = heads
+    self.norm = GroupNorm(channels, groups, rngs=rngs)
+    self.qkv = Dense(channels, 3 * channels, rngs=rngs)
+    self.out = Dense(channels, channels, zero=True, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    b, h, w, c = x.shape
+    tokens = self.norm(x).reshape(b, h * w, c)
+    shape = (b, h * w, 3, self.heads, c // self.heads)
+    q, k, v = jnp.moveaxis(self.qkv(tokens).reshape(shape), 2, 0)
+    y = jax.nn.dot_product_attention(q, k, v)
+    return x + self.out(y.reshape(b, h * w, c)).reshape(x.shape)
+
+
+class Embedding(nnx.Module):
+  """Schedule index, and class where there is one, to a vector [b outputs].
+
+  Classes are 0..num_classes - 1; index num_classes is the null class.
+  """
+
+  def __init__(
+    self,
+    features: int,
+    outputs: int,
+    *,
+    num_classes: int | None,
+    time_scale: float,
+    rngs: nnx.Rngs,
+  ):
+    self.features = features
+    self.time_scale = time_scale
+    self.first = Dense(features, outputs, rngs=rngs)
+    self.second = Dense(outputs, outputs, rngs=rngs)
+    classes = 0 if num_classes is None else num_classes + 1
+    table = jax.random.normal(rngs.params(), (classes, outputs), jnp.float32)
+    self.table = nnx.Param(table) if classes else None
+
+  def __call__(
+    self, t: Int[Array, " b"], cond: Int[Array, " b"] | None, dtype: jnp.dtype
+  ) -> Float[Array, "b e"]:
+    waves = sinusoids(t.astype(jnp.float32) * self.time_scale, self.features)
+    y = self.second(jax.nn.silu(self.first(waves.astype(dtype))))
+    if self.table is not None:
+      y = y + self.table[...].astype(dtype)[cond]
+    return y
+
+
+def sinusoids(t: Float[Array, " b"], features: int) -> Float[Array, "b e"]:
+  """[sin(t w_i), cos(t w_i)], w_i from 1 down to 1 / 10000."""
+  half = features // 2
+  steps = jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1)
+  angles = t[:, None] * jnp.exp(-math.log(10000.0) * steps)[None, :]
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+def dropout(
+  x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None
+) -> Float[Array, "..."]:
+  """Zeroes a share `rate` and scales the rest up; nothing without a key."""
+  if key is None or rate == 0.0:
+    return x
+  keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+  return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def double(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
+  """Nearest up-sampling: every pixel becomes 2 x 2 pixels."""
+  b, h, w, c = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+  return x.reshape(b, 2 * h, 2 * w, c)
+
+
+def key_sequence(
+  key: Key[Array, ""] | None,
+) -> Iterator[Key[Array, ""] | None]:
+  """Endless keys, one for each layer that draws; endless None for None."""
+  for i in itertools.count():
+    yield None if key is None else jax.random.fold_in(key, i)

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The denoising U-Net of DDPM (Ho et al. 2020, arXiv:2006.11239) and improved
+DDPM (Nichol and Dhariwal 2021, arXiv:2102.09672).
+
+  down:   at each level `blocks` residual blocks, each followed by attention
+          where the resolution is listed; then a strided convolution halves it
+  middle: block, attention, block (or block, dense, block)
+  up:     `blocks` + 1 blocks a level, each given one activation of the way
+          down beside its input; then nearest up-sampling and a convolution
+  out:    norm, SiLU, a convolution that starts as zero
+
+A residual block is x + conv(silu(norm(conv(silu(norm(x))) + e))), where e is
+a linear map of the embedding of t and class; with `scale_shift` the second
+norm's output is multiplied by 1 + s and shifted by b instead, (s, b) linear
+in the embedding.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from diffmem.arrays import Float, Int, Key
+from diffmem.models import layers
+
+
+class Block(nnx.Module):
+  """A residual block from `inputs` to `outputs` channels."""
+
+  def __init__(
+    self,
+    inputs: int,
+    outputs: int,
+    *,
+    embedding: int,
+    dropout: float,
+    scale_shift: bool,
+    groups: int,
+    rngs: nnx.Rngs,
+  ):
+    self.dropout = dropout
+    self.scale_shift = scale_shift
+    self.norm1 = layers.GroupNorm(inputs, groups, rngs=rngs)
+    self.conv1 = layers.Conv(inputs, outputs, rngs=rngs)
+    self.embed = layers.Dense(embedding, (1 + scale_shift) * outputs, rngs=rngs)
+    self.norm2 = layers.GroupNorm(outputs, groups, rngs=rngs)
+    self.conv2 = layers.Conv(outputs, outputs, zero=True, rngs=rngs)
+    same = inputs == outputs
+    self.skip = None if same else layers.Dense(inputs, outputs, rngs=rngs)
+
+  def __call__(
+    self,
+    x: Float[Array, "b h w i"],
+    embedding: Float[Array, "b e"],
+    key: Key[Array, ""] | None,
+  ) -> Float[Array, "b h w o"]:
+    y = self.conv1(jax.nn.silu(self.norm1(x)))
+    e = self.embed(jax.nn.silu(embedding))[:, None, None, :]
+    if self.scale_shift:
+      scale, shift = jnp.split(e, 2, axis=-1)
+      y = self.norm2(y) * (1.0 + scale) + shift
+    else:
+      y = self.norm2(y + e)
+    y = layers.dropout(jax.nn.silu(y), self.dropout, key)
+    return (x if self.skip is None else self.skip(x)) + self.conv2(y)
+
+
+class DenseMiddle(nnx.Module):
+  """x + a two-layer perceptron on all pixels and channels of a tiny image."""
+
+  def __init__(
+    self, size: tuple[int, int], channels: int, groups: int, *, rngs: nnx.Rngs
+  ):
+    features = size[0] * size[1] * channels
+    self.norm = layers.GroupNorm(channels, groups, rngs=rngs)
+    self.first = layers.Dense(features, features, rngs=rngs)
+    self.second = layers.Dense(features, features, zero=True, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    y = jax.nn.silu(self.first(self.norm(x).reshape(x.shape[0], -1)))
+    return x + self.second(y).reshape(x.shape)
+
+
+class UNet(nnx.Module):
+  """x [b h w c], t [b], cond [b] or None -> [b h w outputs] in float32.
+
+  Knobs:
+    width: channels at the first level.
+    multipliers: channels of each level, as multiples of width.
+    blocks: residual blocks a level.
+    attention: heights of the levels that have attention, in pixels.
+    heads: heads of each attention.
+    middle: "attention", "dense" (for tiny images) or "plain".
+    dropout: rate inside the residual blocks, used when a key is given.
+    scale_shift: whether the embedding also scales (see the module's text).
+    groups: of group normalisation, at most.
+    time_scale: the embedding sees t * time_scale.
+  """
+
+  def __init__(
+    self,
+    shape: tuple[int, int, int],
+    outputs: int,
+    num_classes: int | None,
+    dtype: str,
+    rngs: nnx.Rngs,
+    *,
+    width: int = 128,
+    multipliers: Sequence[int] = (1, 2, 2, 2),
+    blocks: int = 2,
+    attention: Sequence[int] = (16,),
+    heads: int = 1,
+    middle: str = "attention",
+    dropout: float = 0.0,
+    scale_shift: bool = False,
+    groups: int = 32,
+    time_scale: float = 1.0,
+  ):
+    check(shape, multipliers, attention, middle)
+    self.dtype = jnp.dtype(dtype)
+    self.levels, self.blocks = len(multipliers), blocks
+
+    def block(i, o):
+      return Block(
+        i, o, embedding=4 * width, dropout=dropout, scale_shift=scale_shift,
+        groups=groups, rngs=rngs,
+      )  # fmt: skip
+
+    def attend(c):
+      return layers.Attention(c, heads=heads, groups=groups, rngs=rngs)
+
+    self.embed = layers.Embedding(
+      width, 4 * width, num_classes=num_classes, time_scale=time_scale,
+      rngs=rngs,
+    )  # fmt: skip
+    self.stem = layers.Conv(shape[2], width, rngs=rngs)
+    channels, skips, down = width, [width], {}
+    for level, multiplier in enumerate(multipliers):
+      for i in range(blocks):
+        down[f"block_{level}_{i}"] = block(channels, width * multiplier)
+        channels = width * multiplier
+        if shape[0] >> level in attention:
+          down[f"attention_{level}_{i}"] = attend(channels)
+        skips.append(channels)
+      if level + 1 < self.levels:
+        down[f"halve_{level}"] = layers.Conv(
+          channels, channels, stride=2, rngs=rngs
+        )
+        skips.append(channels)
+    self.down = nnx.Dict(down)
+    self.middle_1 = block(channels, channels)
+    size = (shape[0] >> level, shape[1] >> level)
+    self.middle = {
+      "attention": lambda: attend(channels),
+      "dense": lambda: DenseMiddle(size, channels, groups, rngs=rngs),
+      "plain": lambda: None,
+    }[middle]()
+    self.middle_2 = block(channels, channels)
+    up = {}
+    for level, multiplier in reversed(list(enumerate(multipliers))):
+      for i in range(blocks + 1):
+        up[f"block_{level}_{i}"] = block(
+          channels + skips.pop(), width * multiplier
+        )
+        channels = width * multiplier
+        if shape[0] >> level in attention:
+          up[f"attention_{level}_{i}"] = attend(channels)
+      if level:
+        up[f"double_{level}"] = layers.Conv(channels, channels, rngs=rngs)
+    self.up = nnx.Dict(up)
+    self.norm = layers.GroupNorm(channels, groups, rngs=rngs)
+    self.out = layers.Conv(channels, outputs, zero=True, rngs=rngs)
+
+  def __call__(
+    self,
+    x: Float[Array, "b h w c"],
+    t: Int[Array, " b"],
+    cond: Int[Array, " b"] | None,
+    key: Key[Array, ""] | None,
+  ) -> Float[Array, "b h w o"]:
+    e = self.embed(t, cond, self.dtype)
+    keys = layers.key_sequence(key)
+    x = self.stem(x.astype(self.dtype))
+    skips = [x]
+    for level in range(self.levels):
+      for i in range(self.blocks):
+        x = self.down[f"block_{level}_{i}"](x, e, next(keys))
+        if f"attention_{level}_{i}" in self.down:
+          x = self.down[f"attention_{level}_{i}"](x)
+        skips.append(x)
+      if level + 1 < self.levels:
+        x = self.down[f"halve_{level}"](x)
+        skips.append(x)
+    x = self.middle_1(x, e, next(keys))
+    x = x if self.middle is None else self.middle(x)
+    x = self.middle_2(x, e, next(keys))
+    for level in reversed(range(self.levels)):
+      for i in range(self.blocks + 1):
+        x = jnp.concatenate([x, skips.pop()], axis=-1)
+        x = self.up[f"block_{level}_{i}"](x, e, next(keys))
+        if f"attention_{level}_{i}" in self.up:
+          x = self.up[f"attention_{level}_{i}"](x)
+      if level:
+        x = self.up[f"double_{level}"](layers.double(x))
+    x = self.out(jax.nn.silu(self.norm(x)))
+    return x.astype(jnp.float32)
+
+
+def check(
+  shape: tuple[int, int, int],
+  multipliers: Sequence[int],
+  attention: Sequence[int],
+  middle: str,
+) -> None:
+  """ValueError where the knobs do not fit each other or the images."""
+  factor = 2 ** (len(multipliers) - 1)
+  if shape[0] % factor or shape[1] % factor:
+    raise ValueError(
+      f"images of {shape[0]}x{shape[1]} cannot be halved "
+      f"{len(multipliers) - 1} times (sides must be multiples of {factor}): "
+      "use fewer multipliers, or crop or resize the images"
+    )
+  sizes = [shape[0] >> level for level in range(len(multipliers))]
+  unknown = [size for size in attention if size not in sizes]
+  if unknown:
+    raise ValueError(
+      f"attention at height {unknown[0]}, but the levels of this network "
+      f"have heights {sizes}"
+    )
+  if middle not in ("attention", "dense", "plain"):
+    raise ValueError(
+      f"middle={middle!r}; expected one of 'attention', 'dense', 'plain'"
+    )
