@@ -34,11 +34,9 @@ def parse(
   """
   values = dict(defaults)
   seen = set()
-  for item in (arg or "").split(","):
+  for item in arg.split(",") if arg else ():
     if not item.strip():
-      if (arg or "").strip():
-        raise ValueError(f"config arguments {arg!r} hold an empty item")
-      continue
+      raise ValueError(f"config arguments {arg!r} hold an empty item")
     name, equals, text = (part.strip() for part in item.partition("="))
     if name not in defaults:
       raise ValueError(unknown("config argument", name, defaults))

@@ -64,10 +64,11 @@ def start(name: str, main: Callable[[dict, str], None]) -> None:
 def one_line(error: Exception) -> str:
   """An error as one line, with its type where the message needs it."""
   text = " ".join(str(error).split())
-  expected = (ValueError, OSError, RuntimeError, KeyError, flags.Error)
+  expected = (ValueError, OSError, RuntimeError, flags.Error)
   if isinstance(error, expected) and text:
     return text
-  return f"{type(error).__name__}: {text} (--traceback shows where)"
+  parts = [type(error).__name__, *([text] if text else [])]
+  return f"{': '.join(parts)} (--traceback shows where)"
 
 
 def config_path(path: str) -> str:
@@ -120,11 +121,7 @@ def check_overrides(
       if not isinstance(node, ml_collections.ConfigDict):
         raise ValueError(f"--config.{name}: {path} is a value, not a section")
       if key not in node:
-        raise ValueError(
-          args.unknown(
-            "config key", f"{path}.{key}", [f"{path}.{k}" for k in node]
-          )
-        )
+        raise ValueError(args.unknown(f"{path} key", key, node))
       node, path = node[key], f"{path}.{key}"
 
 
@@ -203,6 +200,8 @@ def _run(main: Callable[[dict, str], None]) -> int:
   absl_logging.get_absl_handler().setFormatter(
     logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
   )
+  if not flags.FLAGS["verbosity"].present:
+    absl_logging.set_verbosity(absl_logging.WARNING)  # of other libraries
   logging.getLogger("diffmem").setLevel(logging.INFO)
   _cache_compilations()
   main(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir)
