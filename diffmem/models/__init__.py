@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from diffmem.arrays import AnyArray, Float, Int, Key
-from diffmem.models import mlp, presets, unet
+from diffmem.models import layers, mlp, presets, unet
 
 __all__ = ["MODELS", "Model", "count", "create", "presets"]
 
@@ -68,14 +68,15 @@ def create(
   shape = (int(shape[0]), int(shape[1]), int(shape[2]))
   outputs = shape[2] * (2 if learned_variance else 1)
 
-  def build(key):
-    rngs = nnx.Rngs(params=key)
-    return network(shape, outputs, num_classes, dtype, rngs, **knobs)
+  def build(draws):
+    return network(shape, outputs, num_classes, dtype, draws, **knobs)
 
-  graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
+  counted = layers.Draws()
+  graph, _ = nnx.split(nnx.eval_shape(lambda: build(counted)))
 
   def init(key: Key[jax.Array, ""]) -> dict[str, Any]:
-    return nnx.to_pure_dict(nnx.state(build(key), nnx.Param))
+    values = jax.random.uniform(key, (counted.used,), jnp.float32, -1.0, 1.0)
+    return nnx.to_pure_dict(nnx.state(build(layers.Draws(values)), nnx.Param))
 
   def apply(
     params: dict[str, Any],

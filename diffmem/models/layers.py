@@ -26,20 +26,40 @@ from jax import Array
 from diffmem.arrays import Float, Int, Key
 
 
-def _kernel(
-  key: Key[Array, ""], shape: tuple[int, ...], zero: bool
-) -> Float[Array, "..."]:
-  if zero:
-    return jnp.zeros(shape, jnp.float32)
-  init = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-  return init(key, shape, jnp.float32)
+class Draws:
+  """Initial values of all kernels, as slices of one uniform draw.
+
+  A random call for each kernel takes XLA seconds to compile; one call takes
+  none. A first pass without `values` counts how many are needed.
+  """
+
+  def __init__(self, values: Float[Array, " n"] | None = None):
+    self.values = values
+    self.used = 0
+
+  def uniform(
+    self, shape: tuple[int, ...], variance: float
+  ) -> Float[Array, "..."]:
+    """Uniform values of mean zero and the given variance."""
+    start, self.used = self.used, self.used + math.prod(shape)
+    if self.values is None:
+      return jnp.zeros(shape, jnp.float32)
+    values = self.values[start : self.used].reshape(shape)
+    return values * math.sqrt(3.0 * variance)
+
+  def kernel(self, shape: tuple[int, ...], zero: bool) -> Float[Array, "..."]:
+    """Zero, or of variance 2 / (fan in + fan out); shape ends in (in, out)."""
+    if zero:
+      return jnp.zeros(shape, jnp.float32)
+    fans = math.prod(shape[:-2]) * (shape[-2] + shape[-1])
+    return self.uniform(shape, 2.0 / fans)
 
 
 class Dense(nnx.Module):
   """y = x W + b on the last axis; computes in the dtype of x."""
 
-  def __init__(self, inputs: int, outputs: int, *, zero=False, rngs: nnx.Rngs):
-    self.kernel = nnx.Param(_kernel(rngs.params(), (inputs, outputs), zero))
+  def __init__(self, inputs: int, outputs: int, *, zero=False, draws: Draws):
+    self.kernel = nnx.Param(draws.kernel((inputs, outputs), zero))
     self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
   def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
@@ -59,10 +79,10 @@ class Conv(nnx.Module):
     size=3,
     stride=1,
     zero=False,
-    rngs: nnx.Rngs,
+    draws: Draws,
   ):
     shape = (size, size, inputs, outputs)
-    self.kernel = nnx.Param(_kernel(rngs.params(), shape, zero))
+    self.kernel = nnx.Param(draws.kernel(shape, zero))
     self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
     self.stride = stride
 
@@ -80,8 +100,7 @@ class Conv(nnx.Module):
 class GroupNorm(nnx.Module):
   """Group normalisation; statistics in float32, per sample."""
 
-  def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs):
-    del rngs
+  def __init__(self, channels: int, groups: int):
     self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
     self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
     self.groups = group_count(channels, groups)
@@ -115,8 +134,7 @@ def group_norm(
 class LayerNorm(nnx.Module):
   """Normalisation over the features of each sample; float32 statistics."""
 
-  def __init__(self, features: int, *, rngs: nnx.Rngs):
-    del rngs
+  def __init__(self, features: int):
     self.scale = nnx.Param(jnp.ones(features, jnp.float32))
     self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
 
@@ -129,16 +147,16 @@ class LayerNorm(nnx.Module):
 class Attention(nnx.Module):
   """x + attention among all pixels of a sample, `heads` heads."""
 
-  def __init__(self, channels: int, *, heads: int, groups: int, rngs: nnx.Rngs):
+  def __init__(self, channels: int, *, heads: int, groups: int, draws: Draws):
     if channels % heads:
       raise ValueError(
         f"heads={heads} does not divide the {channels} channels where "
         "attention is applied; choose a divisor"
       )
     self.heads = heads
-    self.norm = GroupNorm(channels, groups, rngs=rngs)
-    self.qkv = Dense(channels, 3 * channels, rngs=rngs)
-    self.out = Dense(channels, channels, zero=True, rngs=rngs)
+    self.norm = GroupNorm(channels, groups)
+    self.qkv = Dense(channels, 3 * channels, draws=draws)
+    self.out = Dense(channels, channels, zero=True, draws=draws)
 
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     b, h, w, c = x.shape
@@ -162,14 +180,14 @@ class Embedding(nnx.Module):
     *,
     num_classes: int | None,
     time_scale: float,
-    rngs: nnx.Rngs,
+    draws: Draws,
   ):
     self.features = features
     self.time_scale = time_scale
-    self.first = Dense(features, outputs, rngs=rngs)
-    self.second = Dense(outputs, outputs, rngs=rngs)
+    self.first = Dense(features, outputs, draws=draws)
+    self.second = Dense(outputs, outputs, draws=draws)
     classes = 0 if num_classes is None else num_classes + 1
-    table = jax.random.normal(rngs.params(), (classes, outputs), jnp.float32)
+    table = draws.uniform((classes, outputs), 1.0)
     self.table = nnx.Param(table) if classes else None
 
   def __call__(

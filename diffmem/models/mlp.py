@@ -24,13 +24,13 @@ class Block(nnx.Module):
   """One residual block of `width` features."""
 
   def __init__(
-    self, width: int, embedding: int, dropout: float, *, rngs: nnx.Rngs
+    self, width: int, embedding: int, dropout: float, *, draws: layers.Draws
   ):
     self.dropout = dropout
-    self.norm = layers.LayerNorm(width, rngs=rngs)
-    self.first = layers.Dense(width, width, rngs=rngs)
-    self.embed = layers.Dense(embedding, width, rngs=rngs)
-    self.second = layers.Dense(width, width, zero=True, rngs=rngs)
+    self.norm = layers.LayerNorm(width)
+    self.first = layers.Dense(width, width, draws=draws)
+    self.embed = layers.Dense(embedding, width, draws=draws)
+    self.second = layers.Dense(width, width, zero=True, draws=draws)
 
   def __call__(
     self,
@@ -59,7 +59,7 @@ class MLP(nnx.Module):
     outputs: int,
     num_classes: int | None,
     dtype: str,
-    rngs: nnx.Rngs,
+    draws: layers.Draws,
     *,
     width: int = 256,
     blocks: int = 4,
@@ -69,18 +69,18 @@ class MLP(nnx.Module):
     self.dtype = jnp.dtype(dtype)
     self.outputs = outputs
     self.embed = layers.Embedding(
-      width, width, num_classes=num_classes, time_scale=time_scale, rngs=rngs
+      width, width, num_classes=num_classes, time_scale=time_scale, draws=draws
     )
-    self.stem = layers.Dense(math.prod(shape), width, rngs=rngs)
+    self.stem = layers.Dense(math.prod(shape), width, draws=draws)
     self.blocks = nnx.Dict(
       {
-        f"block_{i}": Block(width, width, dropout, rngs=rngs)
+        f"block_{i}": Block(width, width, dropout, draws=draws)
         for i in range(blocks)
       }
     )
-    self.norm = layers.LayerNorm(width, rngs=rngs)
+    self.norm = layers.LayerNorm(width)
     pixels = shape[0] * shape[1] * outputs
-    self.out = layers.Dense(width, pixels, zero=True, rngs=rngs)
+    self.out = layers.Dense(width, pixels, zero=True, draws=draws)
 
   def __call__(
     self,

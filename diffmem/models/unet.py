@@ -38,17 +38,19 @@ class Block(nnx.Module):
     dropout: float,
     scale_shift: bool,
     groups: int,
-    rngs: nnx.Rngs,
+    draws: layers.Draws,
   ):
     self.dropout = dropout
     self.scale_shift = scale_shift
-    self.norm1 = layers.GroupNorm(inputs, groups, rngs=rngs)
-    self.conv1 = layers.Conv(inputs, outputs, rngs=rngs)
-    self.embed = layers.Dense(embedding, (1 + scale_shift) * outputs, rngs=rngs)
-    self.norm2 = layers.GroupNorm(outputs, groups, rngs=rngs)
-    self.conv2 = layers.Conv(outputs, outputs, zero=True, rngs=rngs)
+    self.norm1 = layers.GroupNorm(inputs, groups)
+    self.conv1 = layers.Conv(inputs, outputs, draws=draws)
+    self.embed = layers.Dense(
+      embedding, (1 + scale_shift) * outputs, draws=draws
+    )
+    self.norm2 = layers.GroupNorm(outputs, groups)
+    self.conv2 = layers.Conv(outputs, outputs, zero=True, draws=draws)
     same = inputs == outputs
-    self.skip = None if same else layers.Dense(inputs, outputs, rngs=rngs)
+    self.skip = None if same else layers.Dense(inputs, outputs, draws=draws)
 
   def __call__(
     self,
@@ -71,12 +73,17 @@ class DenseMiddle(nnx.Module):
   """x + a two-layer perceptron on all pixels and channels of a tiny image."""
 
   def __init__(
-    self, size: tuple[int, int], channels: int, groups: int, *, rngs: nnx.Rngs
+    self,
+    size: tuple[int, int],
+    channels: int,
+    groups: int,
+    *,
+    draws: layers.Draws,
   ):
     features = size[0] * size[1] * channels
-    self.norm = layers.GroupNorm(channels, groups, rngs=rngs)
-    self.first = layers.Dense(features, features, rngs=rngs)
-    self.second = layers.Dense(features, features, zero=True, rngs=rngs)
+    self.norm = layers.GroupNorm(channels, groups)
+    self.first = layers.Dense(features, features, draws=draws)
+    self.second = layers.Dense(features, features, zero=True, draws=draws)
 
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     y = jax.nn.silu(self.first(self.norm(x).reshape(x.shape[0], -1)))
@@ -105,7 +112,7 @@ class UNet(nnx.Module):
     outputs: int,
     num_classes: int | None,
     dtype: str,
-    rngs: nnx.Rngs,
+    draws: layers.Draws,
     *,
     width: int = 128,
     multipliers: Sequence[int] = (1, 2, 2, 2),
@@ -125,17 +132,17 @@ class UNet(nnx.Module):
     def block(i, o):
       return Block(
         i, o, embedding=4 * width, dropout=dropout, scale_shift=scale_shift,
-        groups=groups, rngs=rngs,
+        groups=groups, draws=draws,
       )  # fmt: skip
 
     def attend(c):
-      return layers.Attention(c, heads=heads, groups=groups, rngs=rngs)
+      return layers.Attention(c, heads=heads, groups=groups, draws=draws)
 
     self.embed = layers.Embedding(
       width, 4 * width, num_classes=num_classes, time_scale=time_scale,
-      rngs=rngs,
+      draws=draws,
     )  # fmt: skip
-    self.stem = layers.Conv(shape[2], width, rngs=rngs)
+    self.stem = layers.Conv(shape[2], width, draws=draws)
     channels, skips, down = width, [width], {}
     for level, multiplier in enumerate(multipliers):
       for i in range(blocks):
@@ -146,7 +153,7 @@ class UNet(nnx.Module):
         skips.append(channels)
       if level + 1 < self.levels:
         down[f"halve_{level}"] = layers.Conv(
-          channels, channels, stride=2, rngs=rngs
+          channels, channels, stride=2, draws=draws
         )
         skips.append(channels)
     self.down = nnx.Dict(down)
@@ -154,7 +161,7 @@ class UNet(nnx.Module):
     size = (shape[0] >> level, shape[1] >> level)
     self.middle = {
       "attention": lambda: attend(channels),
-      "dense": lambda: DenseMiddle(size, channels, groups, rngs=rngs),
+      "dense": lambda: DenseMiddle(size, channels, groups, draws=draws),
       "plain": lambda: None,
     }[middle]()
     self.middle_2 = block(channels, channels)
@@ -168,10 +175,10 @@ class UNet(nnx.Module):
         if shape[0] >> level in attention:
           up[f"attention_{level}_{i}"] = attend(channels)
       if level:
-        up[f"double_{level}"] = layers.Conv(channels, channels, rngs=rngs)
+        up[f"double_{level}"] = layers.Conv(channels, channels, draws=draws)
     self.up = nnx.Dict(up)
-    self.norm = layers.GroupNorm(channels, groups, rngs=rngs)
-    self.out = layers.Conv(channels, outputs, zero=True, rngs=rngs)
+    self.norm = layers.GroupNorm(channels, groups)
+    self.out = layers.Conv(channels, outputs, zero=True, draws=draws)
 
   def __call__(
     self,
