@@ -2,9 +2,12 @@
 """Checkpoints: orbax (v1 API), asynchronous, always restored by shape.
 
 A checkpoint appears whole or not at all: orbax writes to a temporary folder
-and renames it. The config that made it travels inside as custom metadata.
+and renames it. It has named parts ("ema", "state"), so that a sampler reads
+the weights without the optimiser; the config that made it travels inside as
+custom metadata.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -21,12 +24,11 @@ class Checkpointer:
     keep: how many of the latest are kept.
   """
 
-  def __init__(self, folder: str, *, keep: int = 2):
-    folder = workdir.path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    self._folder = folder
+  def __init__(self, folder: str | os.PathLike, *, keep: int = 2):
+    self.folder = workdir.path(folder)
+    self.folder.mkdir(parents=True, exist_ok=True)
     self._checkpointer = ocp.training.Checkpointer(
-      folder,
+      self.folder,
       preservation_policy=ocp.training.preservation_policies.LatestN(keep),
       cleanup_tmp_directories=True,
     )
@@ -36,44 +38,58 @@ class Checkpointer:
     found = self._checkpointer.latest
     return None if found is None else found.step
 
-  def save(self, step: int, state: Any, *, meta: dict) -> None:
-    """Starts saving; returns once the arrays may be overwritten."""
-    self._checkpointer.save_async(
-      step, state, force=True, custom_metadata=meta
-    )
-
-  def restore(self, abstract: Any, step: int | None = None) -> Any:
-    """Reads a checkpoint into the shapes and shardings of `abstract`.
-
-    Args:
-      abstract: a tree of jax.ShapeDtypeStruct (see `abstract`).
-      step: None for the latest.
+  def save(self, step: int, parts: dict[str, Any], *, meta: dict) -> None:
+    """Starts saving; returns once the arrays may be overwritten.
 
     Raises:
-      FileNotFoundError: there is none.
+      OSError: this or the save before it could not be written.
+    """
+    try:
+      self._checkpointer.wait()
+      self._checkpointer.save_checkpointables_async(
+        step, parts, force=True, custom_metadata=meta
+      )
+    except Exception as e:
+      raise OSError(self._failed("written", step, e)) from e
+
+  def restore(self, abstract: dict[str, Any], step: int) -> dict[str, Any]:
+    """Reads parts of a checkpoint.
+
+    Args:
+      abstract: part -> tree of jax.ShapeDtypeStruct (see `abstract`); parts
+        left out are not read.
+      step: which one.
+
+    Raises:
       ValueError: it is damaged, or its shapes are others.
     """
-    step = self.latest() if step is None else step
-    if step is None:
-      raise FileNotFoundError(f"{self._folder} holds no checkpoint")
     try:
-      return self._checkpointer.load(step, abstract)
+      return self._checkpointer.load_checkpointables(step, abstract)
     except Exception as e:
-      reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else ""
       raise ValueError(
-        f"checkpoint {self._folder / str(step)} cannot be read "
-        f"({type(e).__name__}: {reason}); delete that folder to fall back to "
-        "the one before it"
+        self._failed("read", step, e)
+        + "; delete that folder to fall back to the one before it"
       ) from e
 
   def wait(self) -> None:
-    self._checkpointer.wait()
+    """Returns when everything is on disk."""
+    try:
+      self._checkpointer.wait()
+    except Exception as e:
+      raise OSError(self._failed("written", self.latest(), e)) from e
 
   def __enter__(self) -> "Checkpointer":
     return self
 
   def __exit__(self, *_) -> None:
     self._checkpointer.close()
+
+  def _failed(self, what: str, step: int | None, e: Exception) -> str:
+    reason = (str(e).strip().splitlines() or [""])[0][:200]
+    return (
+      f"checkpoint {self.folder / str(step)} cannot be {what} "
+      f"({type(e).__name__}: {reason})"
+    )
 
 
 def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:

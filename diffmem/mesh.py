@@ -15,9 +15,9 @@ def data_mesh() -> Mesh:
   return Mesh(np.asarray(jax.devices()), (AXIS,))
 
 
-def local_mesh() -> Mesh:
-  """The devices of this process along one axis."""
-  return Mesh(np.asarray(jax.local_devices()), (AXIS,))
+def local_mesh(count: int | None = None) -> Mesh:
+  """The (first `count`) devices of this process along one axis."""
+  return Mesh(np.asarray(jax.local_devices()[:count]), (AXIS,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -45,7 +45,7 @@ def is_local(p: str | os.PathLike) -> bool:
 
 def write_json(target: str | os.PathLike, value: Any) -> None:
   """Writes JSON whole or not at all; NaN is refused, NumPy values are fine."""
-  text = json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
+  text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
   write_bytes(target, text.encode())
 
 
@@ -74,7 +74,7 @@ def read_json(source: str | os.PathLike) -> Any:
 
 def digest(value: Any) -> str:
   """sha256 of the canonical JSON of plain values."""
-  text = json.dumps(_plain(value), sort_keys=True, allow_nan=False)
+  text = json.dumps(plain(value), sort_keys=True, allow_nan=False)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -198,8 +198,8 @@ def _meta(config, inputs) -> dict:
   now = datetime.datetime.now(datetime.timezone.utc)
   return {
     "status": "started",
-    "config": _plain(config),
-    "inputs": _plain(inputs or {}),
+    "config": plain(config),
+    "inputs": plain(inputs or {}),
     "version": diffmem.__version__,
     "commit": commit(),
     "started": now.isoformat(timespec="seconds"),
@@ -286,14 +286,14 @@ def _lock(folder: epath.Path) -> Iterator[None]:
     yield
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
   """NumPy values, tuples and paths as JSON types; other types raise."""
   if isinstance(value, Mapping):
-    return {str(k): _plain(v) for k, v in value.items()}
+    return {str(k): plain(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
-    return [_plain(v) for v in value]
+    return [plain(v) for v in value]
   if isinstance(value, np.ndarray):
-    return _plain(value.tolist())
+    return plain(value.tolist())
   if isinstance(value, np.generic):
     return value.item()
   if isinstance(value, os.PathLike):

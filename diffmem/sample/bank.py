@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bank of generated images: ids -> images on all local devices -> a store.
+
+The ids of a bank are cut into blocks of fixed boundaries, one block a chunk of
+the store and a call of one device. Image i is a function of (weights, seed, i)
+alone; a bank that was stopped is filled where chunks are missing, with the
+same blocks, and so is bit-identical to one made without a stop.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffmem import arrays, mesh, progress, store, workdir
+from diffmem.arrays import AnyArray, Bool, Int, Key, UInt8
+
+# (params, ids [b], key) -> float images [b h w c] in [-1, 1]
+Generate = Callable[[Any, jax.Array, jax.Array], jax.Array]
+BACKENDS = ("pmap", "jit")
+
+
+class Bank:
+  """Generated images as an array: bank[ids] is uint8 [n h w c].
+
+  Made by `open_bank`; `ids` are 0..n-1, `meta` is what made them.
+  """
+
+  def __init__(self, images: store.Store, meta: dict):
+    self._images = images
+    self.meta = meta
+    self.shape, self.dtype = images.shape, images.dtype
+    self.ids = np.arange(len(images))
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def __getitem__(self, index) -> np.ndarray:
+    return self._images[index]
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    return np.asarray(self._images[:], dtype=dtype)
+
+  def blocks(self):
+    """(slice of ids, uint8 images) chunk by chunk, in constant memory."""
+    return self._images.blocks()
+
+
+def open_bank(path: str | os.PathLike) -> Bank:
+  """Opens a finished bank.
+
+  Args:
+    path: a workdir, its `sample` folder, or the zarr array itself.
+
+  Raises:
+    FileNotFoundError: there is no bank.
+    ValueError: it is not complete yet.
+  """
+  path = workdir.path(path)
+  for images in (path, path / "images", path / "sample" / "images"):
+    if (images / "zarr.json").exists():
+      break
+  else:
+    raise FileNotFoundError(
+      f"{path} holds no bank (no zarr.json in it, in images/ or in "
+      "sample/images/); run diffmem-sample first"
+    )
+  opened = store.open(images)
+  if not opened.complete():
+    raise ValueError(
+      f"{images} is still being written or was left unfinished: "
+      f"{len(opened.written())} of {opened.chunks} chunks are there; rerun "
+      "diffmem-sample, it goes on where it stopped"
+    )
+  meta = images.parent / "meta.json"
+  return Bank(opened, workdir.read_json(meta) if meta.exists() else {})
+
+
+def fill(
+  images: store.Store,
+  generate: Generate,
+  params: Any,
+  key: Key[jax.Array, ""],
+  *,
+  backend: str = "pmap",
+  show: bool = True,
+) -> None:
+  """Makes every image that the store still lacks.
+
+  Args:
+    images: uint8 [n h w c]; its chunk is the block of one device.
+    generate: a pure function of (params, ids, key).
+    params: the weights, placed on the devices once.
+    key: the root of the noise of all ids.
+    backend: "pmap", or "jit" over a sharded axis.
+    show: progress on stderr.
+
+  Raises:
+    FloatingPointError: an image is not finite; names the ids.
+    ValueError: a chunk that is there is damaged.
+  """
+  images.verify()
+  done = images.written()
+  missing = sorted(set(range(images.chunks)) - set(done))
+  if not missing:
+    return
+  devices = min(jax.local_device_count(), len(missing))
+  local = mesh.local_mesh(devices)
+  block = _blocks(generate, backend, local)
+  # Placed once: pmap would copy unreplicated weights at every call.
+  params = mesh.replicate(params, local)
+  count = sum(_size(images, number) for number in done)
+  with progress.Progress(
+    len(images), what="sample", unit="images", done=count, enabled=show
+  ) as bar:
+    waiting = None  # one call is computed while the last one is written
+    for start in range(0, len(missing), devices):
+      numbers = missing[start : start + devices]
+      made = block(params, _ids(images, numbers, devices), key)
+      if waiting:
+        bar.update(_write(images, *waiting))
+      waiting = numbers, made
+    if waiting:
+      bar.update(_write(images, *waiting))
+
+
+def _blocks(generate: Generate, backend: str, local: jax.sharding.Mesh):
+  """(params, ids [devices b], key) -> (uint8 images, finite), same axes."""
+
+  def one(
+    params: Any, ids: Int[AnyArray, " b"], key: Key[jax.Array, ""]
+  ) -> tuple[UInt8[jax.Array, "b h w c"], Bool[jax.Array, " b"]]:
+    x = generate(params, ids, key)
+    return arrays.to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
+
+  axes = (None, 0, None)
+  if backend == "pmap":
+    return jax.pmap(one, in_axes=axes, devices=list(local.devices.flat))
+  if backend != "jit":
+    raise ValueError(f"sample.backend={backend!r} is none of {list(BACKENDS)}")
+  whole, rows = mesh.replicated(local), mesh.sharded(local)
+  return jax.jit(
+    jax.vmap(one, in_axes=axes),
+    in_shardings=(whole, rows, whole),
+    out_shardings=rows,
+  )
+
+
+def _ids(images, numbers: list[int], devices: int) -> Int[np.ndarray, "d b"]:
+  """Block boundaries never move: the last block runs past n and is cut."""
+  padded = numbers + [numbers[-1]] * (devices - len(numbers))
+  first = np.asarray(padded, np.int64)[:, None] * images.chunk
+  return (first + np.arange(images.chunk)).astype(np.uint32)
+
+
+def _size(images: store.Store, number: int) -> int:
+  rows = images.rows(number)
+  return rows.stop - rows.start
+
+
+def _write(images: store.Store, numbers: list[int], made) -> int:
+  values, finite = jax.device_get(made)
+  for i, number in enumerate(numbers):
+    size = _size(images, number)
+    if not finite[i, :size].all():
+      bad = images.rows(number).start + np.flatnonzero(~finite[i, :size])
+      raise FloatingPointError(
+        f"sampling: {len(bad)} images are not finite, the first has id "
+        f"{bad[0]}; check the weights, or lower sample.guidance"
+      )
+    images.write(number, values[i, :size])
+  return sum(_size(images, number) for number in numbers)

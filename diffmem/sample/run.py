@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sample stage: weights and a seed -> a bank of images."""
+
+import logging
+import math
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from diffmem import keys, store, workdir
+from diffmem.arrays import Float, Int, Key
+from diffmem.denoiser import Denoiser, trained
+from diffmem.sample import bank, chain
+
+
+def run(
+  root: str | os.PathLike, *, seed: int, sample: dict, show: bool = True
+) -> None:
+  """Makes <root>/sample, or what is still missing of it.
+
+  Args:
+    root: the workdir; its train stage must have finished.
+    seed: the root of the noise; image i is a function of (weights, seed, i).
+    sample: the config section, as a plain dict.
+    show: progress on stderr.
+
+  Raises:
+    FileNotFoundError: there are no weights.
+    ValueError, OSError: bad input, before anything is computed.
+  """
+  for name in ("n", "batch"):
+    if sample[name] < 1:
+      raise ValueError(f"sample.{name}={sample[name]} must be at least 1")
+  weights = workdir.require(root, "train")["weights"]
+  shape = tuple(workdir.require(root, "train")["shape"])
+  n = sample["n"]
+  with workdir.stage(
+    root,
+    "sample",
+    config={"seed": seed, "sample": sample},
+    inputs={"weights": weights},
+    needs=n * math.prod(shape),
+  ) as stage:
+    images = store.create(
+      stage.folder / "images",
+      shape=(n, *shape),
+      dtype=np.uint8,
+      chunk=min(sample["batch"], n),
+    )
+    if stage.finished and images.complete():
+      logging.info("sample: finished before, kept (%s)", stage.folder)
+      return
+    denoiser = trained.load(root)
+    bank.fill(
+      images,
+      generator(denoiser, **sample),
+      denoiser.params,
+      keys.stream(keys.root(seed), "sample"),
+      backend=sample["backend"],
+      show=show,
+    )
+    stage.record("generated", n)
+
+
+def generator(
+  denoiser: Denoiser,
+  *,
+  stepper: str,
+  steps: int,
+  eta: float,
+  guidance: float,
+  clip: bool,
+  n: int = 0,
+  batch: int = 0,
+  backend: str = "pmap",
+) -> Callable:
+  """(params, ids, key) -> images; classes, if any, take turns by id."""
+  del n, batch, backend  # of the bank, not of an image
+  make = chain.chain(
+    denoiser,
+    stepper=stepper,
+    steps=steps,
+    eta=eta,
+    guidance=guidance,
+    clip=clip,
+  )
+
+  def generate(
+    params: object, ids: Int[jax.Array, " b"], key: Key[jax.Array, ""]
+  ) -> Float[jax.Array, "b h w c"]:
+    cond = None
+    if denoiser.num_classes is not None:
+      cond = (ids % denoiser.num_classes).astype(np.int32)
+    return make(params, ids, key, cond)
+
+  return generate

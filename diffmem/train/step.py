@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training step: draw t and eps, take the mean loss, move the weights.
+
+  t ~ U{0..T-1},  eps ~ N(0, I),  both functions of (seed, step) alone;
+  g = grad of mean_b loss(x0_b, t_b, eps_b)
+
+It is jitted once and called once a step: convolution gradients inside a loop
+of XLA's CPU backend are far slower.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffmem import arrays, keys, mesh
+from diffmem.arrays import AnyArray, Float, Key, UInt8
+from diffmem.diffusion import losses
+from diffmem.diffusion.schedules import Schedule
+from diffmem.models import Model
+from diffmem.train import state as states
+
+
+def create(
+  model: Model,
+  schedule: Schedule,
+  tx: optax.GradientTransformation,
+  rate: optax.Schedule,
+  key: Key[jax.Array, ""],
+  *,
+  prediction: str,
+  loss: str,
+  ema: float,
+  label_dropout: float = 0.0,
+) -> Callable[[Any, dict], tuple[Any, dict[str, jax.Array]]]:
+  """The jitted step: (state, batch) -> (state, metrics); state is donated.
+
+  Args:
+    model: the network.
+    schedule: of the noise.
+    tx: the optimiser; rate: its learning rate by step, for the metrics.
+    key: the root of all noise in training.
+    prediction: "eps", "x0" or "v"; loss: "mse" or "hybrid".
+    ema: the decay of the average.
+    label_dropout: share of labels replaced by the null class, which
+      classifier-free guidance needs (Ho & Salimans 2022).
+  """
+
+  def mean_loss(params, x0, t, eps, cond, dropout):
+    def network(x_t, t, cond):
+      return model.apply(params, x_t, t, cond, key=dropout)
+
+    return losses.denoising_loss(
+      network,
+      x0,
+      t,
+      eps,
+      cond,
+      schedule=schedule,
+      prediction=prediction,
+      loss=loss,
+    ).mean()
+
+  def step(state: Any, batch: dict[str, Any]) -> tuple[Any, dict]:
+    now = keys.stream(key, "step", state["step"])
+    x0, t, eps = _draw(batch["image"], now, schedule.steps)
+    cond = _labels(model, batch, now, label_dropout)
+    value, grads = jax.value_and_grad(mean_loss)(
+      state["params"], x0, t, eps, cond, keys.stream(now, "dropout")
+    )
+    updates, opt = tx.update(grads, state["opt"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    metrics = {
+      "loss": value,
+      "grad_norm": optax.global_norm(grads),
+      "lr": rate(state["step"]),
+      "images": jnp.asarray(len(x0)),
+    }
+    new = {
+      "step": state["step"] + 1,
+      "params": params,
+      "ema": states.average(state["ema"], params, state["step"], ema),
+      "opt": opt,
+    }
+    return new, metrics
+
+  whole = mesh.replicated(mesh.data_mesh())
+  rows = mesh.sharded(mesh.data_mesh())
+  return jax.jit(
+    step,
+    in_shardings=(whole, rows),
+    out_shardings=(whole, whole),
+    donate_argnums=0,
+  )
+
+
+def _draw(
+  image: UInt8[AnyArray, "b h w c"], key: Key[jax.Array, ""], steps: int
+) -> tuple[
+  Float[jax.Array, "b h w c"], jax.Array, Float[jax.Array, "b h w c"]
+]:
+  x0 = arrays.from_uint8(image)
+  t = jax.random.randint(keys.stream(key, "t"), (len(x0),), 0, steps)
+  return x0, t, jax.random.normal(keys.stream(key, "eps"), x0.shape)
+
+
+def _labels(model, batch, key, dropout: float):
+  if model.num_classes is None:
+    return None
+  label = batch["label"].astype(jnp.int32)
+  if dropout == 0:
+    return label
+  drop = jax.random.bernoulli(keys.stream(key, "null"), dropout, label.shape)
+  return jnp.where(drop, model.num_classes, label)
