@@ -5,18 +5,18 @@ A score is higher for members; a distance is smaller for closer images.
 """
 
 from diffmem.stats.calibration import Calibration, calibrate
-from diffmem.stats.rates import (
-  clopper_pearson,
-  hypergeometric_tail,
-  rarefaction,
-)
-from diffmem.stats.roc import (
+from diffmem.stats.curves import (
   auc,
   best_accuracy,
   interval,
   roc,
   summary,
   tpr_at,
+)
+from diffmem.stats.rates import (
+  clopper_pearson,
+  hypergeometric_tail,
+  rarefaction,
 )
 
 __all__ = [
