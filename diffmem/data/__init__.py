@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data: named sources to uint8 images with ids, splits, and batches."""
+
+from diffmem.data.batches import Batches
+from diffmem.data.dataset import Dataset
+from diffmem.data.prepared import prepare
+from diffmem.data.sources import load
+from diffmem.data.splits import Split, split
+
+__all__ = ["Batches", "Dataset", "Split", "load", "prepare", "split"]
