@@ -32,6 +32,6 @@ def stream(
 def per_id(
   key: Key[jax.Array, ""], ids: Int[AnyArray, " b"]
 ) -> Key[jax.Array, " b"]:
-  """One key for each id; ids are below 2**32."""
+  """One key for each id; ids are below 2**31."""
   ids = jnp.asarray(ids)
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffmem import arrays, mesh, progress, store, workdir
+from diffmem import arrays, mesh, store, workdir
 from diffmem.arrays import AnyArray, Bool, Int, Key, UInt8
+from diffmem.progress import Progress
 
 # (params, ids [b], key) -> float images [b h w c] in [-1, 1]
 Generate = Callable[[Any, jax.Array, jax.Array], jax.Array]
@@ -86,7 +87,7 @@ def fill(
   key: Key[jax.Array, ""],
   *,
   backend: str = "pmap",
-  show: bool = True,
+  progress: bool = True,
 ) -> None:
   """Makes every image that the store still lacks.
 
@@ -96,7 +97,7 @@ def fill(
     params: the weights, placed on the devices once.
     key: the root of the noise of all ids.
     backend: "pmap", or "jit" over a sharded axis.
-    show: progress on stderr.
+    progress: show the rate and the time left.
 
   Raises:
     FloatingPointError: an image is not finite; names the ids.
@@ -113,8 +114,8 @@ def fill(
   # Placed once: pmap would copy unreplicated weights at every call.
   params = mesh.replicate(params, local)
   count = sum(_size(images, number) for number in done)
-  with progress.Progress(
-    len(images), what="sample", unit="images", done=count, enabled=show
+  with Progress(
+    len(images), what="sample", unit="images", done=count, enabled=progress
   ) as bar:
     waiting = None  # one call is computed while the last one is written
     for start in range(0, len(missing), devices):
@@ -153,7 +154,7 @@ def _ids(images, numbers: list[int], devices: int) -> Int[np.ndarray, "d b"]:
   """Block boundaries never move: the last block runs past n and is cut."""
   padded = numbers + [numbers[-1]] * (devices - len(numbers))
   first = np.asarray(padded, np.int64)[:, None] * images.chunk
-  return (first + np.arange(images.chunk)).astype(np.uint32)
+  return (first + np.arange(images.chunk)).astype(np.int32)
 
 
 def _size(images: store.Store, number: int) -> int:

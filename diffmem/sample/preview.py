@@ -35,7 +35,7 @@ def hook(*, seed: int, sample: dict, count: int) -> Callable:
       if made is None:
         made = jax.jit(run.generator(build(params), **sample))
       key = keys.stream(keys.root(seed), "preview")
-      x = made(params, np.arange(count, dtype=np.uint32), key)
+      x = made(params, np.arange(count, dtype=np.int32), key)
       save_grid(
         np.asarray(arrays.to_uint8(x)),
         workdir.path(folder) / f"step_{step:08d}.png",

@@ -16,7 +16,7 @@ from diffmem.sample import bank, chain
 
 
 def run(
-  root: str | os.PathLike, *, seed: int, sample: dict, show: bool = True
+  root: str | os.PathLike, *, seed: int, sample: dict, progress: bool = True
 ) -> None:
   """Makes <root>/sample, or what is still missing of it.
 
@@ -24,7 +24,7 @@ def run(
     root: the workdir; its train stage must have finished.
     seed: the root of the noise; image i is a function of (weights, seed, i).
     sample: the config section, as a plain dict.
-    show: progress on stderr.
+    progress: show the rate and the time left.
 
   Raises:
     FileNotFoundError: there are no weights.
@@ -59,7 +59,7 @@ def run(
       denoiser.params,
       keys.stream(keys.root(seed), "sample"),
       backend=sample["backend"],
-      show=show,
+      progress=progress,
     )
     stage.record("generated", n)
 

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffmem import checkpoint, mesh, progress, workdir
+from diffmem import checkpoint, mesh, workdir
+from diffmem.progress import Progress
 
 
 def loop(
@@ -33,7 +34,7 @@ def loop(
   preview: Callable[[int, Any], None] | None,
   writer: Callable[[dict], None] | None,
   meta: dict,
-  show: bool = True,
+  progress: bool = True,
 ) -> dict[str, Any]:
   """Trains up to `steps` and returns the last state.
 
@@ -48,7 +49,7 @@ def loop(
     preview: called with (step, EMA parameters); None for no pictures.
     writer: called with each line of metrics; None for none.
     meta: kept inside each checkpoint.
-    show: progress on stderr.
+    progress: show the rate and the time left.
 
   Raises:
     FloatingPointError: a loss or gradient is not finite; names the step.
@@ -68,8 +69,8 @@ def loop(
       _check(step - back + 1, value, checkpointer)
     return lines.write(step, values)
 
-  with progress.Progress(
-    steps, what="train", unit="steps", done=first, enabled=show
+  with Progress(
+    steps, what="train", unit="steps", done=first, enabled=progress
   ) as bar:
     for step in range(first + 1, steps + 1):
       batch = mesh.shard(batch_at(step - 1), devices)

@@ -30,7 +30,7 @@ def run(
   diffusion: dict,
   train: dict,
   preview: Preview | None = None,
-  show: bool = True,
+  progress: bool = True,
 ) -> None:
   """Trains, or goes on training, and writes <root>/data and <root>/train.
 
@@ -39,7 +39,7 @@ def run(
     seed: of the split, the weights, the batches and the noise.
     data, models, diffusion, train: the config sections, as plain dicts.
     preview: makes the hook that draws samples while training.
-    show: progress on stderr.
+    progress: show the rate and the time left.
 
   Raises:
     ValueError, OSError: bad input, before anything is computed.
@@ -65,7 +65,7 @@ def run(
     stage.record("shape", shape)
     build = functools.partial(trained.build, shape, models, diffusion)
     draw = preview and preview(build, stage.folder / "previews")
-    ema = _train(stage, config, dataset, split, draw, show)
+    ema = _train(stage, config, dataset, split, draw, progress)
     stage.record("weights", digest(ema))
     stage.record("images", len(split.training_rows))
 
@@ -78,7 +78,7 @@ def digest(params: Any) -> str:
   return found.hexdigest()
 
 
-def _train(stage, config, dataset, split, preview, show) -> Any:
+def _train(stage, config, dataset, split, preview, progress) -> Any:
   train = config["train"]
   root = keys.stream(keys.root(config["seed"]), "train")
   model = trained.network(
@@ -139,7 +139,7 @@ def _train(stage, config, dataset, split, preview, show) -> Any:
       if train["tensorboard"]
       else None,
       meta=workdir.plain(config),
-      show=show,
+      progress=progress,
     )
   return jax.device_get(last["ema"])
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages in order: `diffmem.audit(workdir, **config)`.
+
+Every stage reads the folders of earlier ones and writes its own, so that the
+same call goes on from where an earlier one stopped.
+"""
+
+import logging
+import os
+import sys
+import time
+import types
+from typing import Any
+
+import diffmem.data
+from diffmem import workdir
+from diffmem.distances import run as search
+from diffmem.extraction import run as extract
+from diffmem.membership import run as infer
+from diffmem.report import run as publish
+from diffmem.sample import bank, preview
+from diffmem.sample import run as generate
+from diffmem.train import run as fit
+
+
+def run(
+  root: str | os.PathLike,
+  *,
+  seed: int,
+  data: dict,
+  models: dict,
+  diffusion: dict,
+  train: dict,
+  sample: dict,
+  distances: dict,
+  extraction: dict,
+  membership: dict,
+  report: dict,
+  progress: bool = True,
+) -> dict[str, Any]:
+  """Trains, samples, searches, infers and reports.
+
+  Args:
+    root: the workdir.
+    seed: of everything random.
+    data, models, ..., report: the config sections, as plain dicts.
+    progress: show the rate and the time left of long work.
+
+  Returns:
+    The contents of <root>/report/results.json.
+
+  Raises:
+    ValueError, OSError: bad input, before anything is computed.
+  """
+  start = time.monotonic()
+  fit_model(
+    root,
+    seed=seed,
+    data=data,
+    models=models,
+    diffusion=diffusion,
+    train=train,
+    sample=sample,
+    progress=progress,
+  )
+  generate.run(root, seed=seed, sample=sample, progress=progress)
+  find_neighbours(root, distances=distances, progress=progress)
+  extract.run(root, seed=seed, extraction=extraction, progress=progress)
+  infer.run(root, seed=seed, membership=membership, progress=progress)
+  publish.run(root, report=report, progress=progress)
+  logging.info("audit: done in %.0f s", time.monotonic() - start)
+  return workdir.read_json(workdir.path(root) / "report" / "results.json")
+
+
+def fit_model(
+  root: str | os.PathLike, *, seed: int, train: dict, sample: dict, **rest: Any
+) -> None:
+  """The train stage with pictures of what the model draws."""
+  hook = preview.hook(seed=seed, sample=sample, count=train["preview"])
+  fit.run(root, seed=seed, train=train, preview=hook, **rest)
+
+
+def find_neighbours(
+  root: str | os.PathLike, *, distances: dict, progress: bool = True
+) -> None:
+  """The distances stage: the nearest images of every set that is compared.
+
+  Writes <root>/distances/<queries>_to_<references> for generations against
+  members, held-out and calibration images, and for real held-out images and
+  members against members.
+  """
+  made = workdir.require(root, "sample")
+  generated = bank.open_bank(root)
+  dataset, split = diffmem.data.read(workdir.path(root) / "data")
+  sets = {
+    "members": split.members,
+    "held_out": split.held_out,
+    "calibration": split.calibration,
+  }
+  images = {name: dataset.take(ids) for name, ids in sets.items()}
+  inputs = {"bank": workdir.digest([made["config"], made["inputs"]])}
+  with workdir.stage(
+    root, "distances", config={"distances": distances}, inputs=inputs
+  ) as stage:
+    if stage.finished:
+      logging.info("distances: finished before, kept (%s)", stage.folder)
+      return
+    pairs = [("generations", generated, name) for name in sets]
+    pairs += [("held_out", images["held_out"], "members")]
+    pairs += [("members", images["members"], "members")]
+    for queries, values, references in pairs:
+      name = f"{queries}_to_{references}"
+      stage.record(
+        name,
+        search.search(
+          stage.folder / name,
+          values,
+          images[references],
+          **distances,
+          progress=progress,
+        ),
+      )
+
+
+class _Callable(types.ModuleType):
+  """Lets `diffmem.audit(...)` be called, however it was imported."""
+
+  def __call__(self, root: str | os.PathLike, **config: Any) -> dict[str, Any]:
+    return run(root, **config)
+
+
+sys.modules[__name__].__class__ = _Callable
