@@ -3,8 +3,17 @@
 
 from diffmem.data.batches import Batches
 from diffmem.data.dataset import Dataset
-from diffmem.data.prepared import prepare
+from diffmem.data.prepared import prepare, read
 from diffmem.data.sources import load
-from diffmem.data.splits import Split, split
+from diffmem.data.splits import SETS, Split, split
 
-__all__ = ["Batches", "Dataset", "Split", "load", "prepare", "split"]
+__all__ = [
+  "SETS",
+  "Batches",
+  "Dataset",
+  "Split",
+  "load",
+  "prepare",
+  "read",
+  "split",
+]

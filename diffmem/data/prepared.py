@@ -6,9 +6,12 @@ of labels and captions, and of the split. Images themselves are not copied:
 every stage loads them again and is refused if anything has changed since.
 """
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 from diffmem import workdir
 from diffmem.data import splits
@@ -16,7 +19,7 @@ from diffmem.data.dataset import Dataset
 from diffmem.data.sources import load
 from diffmem.data.splits import Split
 
-SETTINGS = ("source", "crop", "resize", "filter")
+SETTINGS = ("source", "crop", "resize", "filter", "data_dir")
 HASHES = {
   "sha256": "images",
   "annotations_sha256": "labels or captions",
@@ -51,58 +54,101 @@ def prepare(
       run used; the message says what differs.
   """
   folder = workdir.path(folder)
-  dataset = load(
-    source, crop=crop, resize=resize, filter=filter, folder=data_dir
-  )
+  dataset = open_source(source, crop, resize, filter, data_dir)
   drawn = splits.split(dataset, seed=seed, **split)
-  meta = {
-    "dataset": dataset.info,
-    "split": {**drawn.info, "sha256": drawn.digest},
-  }
+  meta = {"dataset": dataset.info, "split": drawn.info}
   if (folder / "meta.json").exists():
-    compare(folder, workdir.read_json(folder / "meta.json"), meta)
-    saved = folder / "split.npz"
-    if saved.exists() and splits.read(saved).digest == drawn.digest:
-      return dataset, drawn
-    if saved.exists():
-      raise ValueError(
-        f"{saved} is not the split that {folder / 'meta.json'} records: delete "
-        f"{folder} and run again, its split follows from the seed"
-      )
+    old = workdir.read_json(folder / "meta.json")
+    compare(folder, old, meta)
+    if (folder / "split.npz").exists():
+      return dataset, read_split(folder, old)
   folder.mkdir(parents=True, exist_ok=True)
   splits.save(drawn, folder / "split.npz")
   workdir.write_json(folder / "meta.json", meta)
   return dataset, drawn
 
 
-def compare(folder: os.PathLike, old: dict, new: dict) -> None:
+def read(folder: str | os.PathLike) -> tuple[Dataset, Split]:
+  """What `prepare` made in this folder, loaded again and verified.
+
+  Raises:
+    FileNotFoundError: nothing was prepared there, or its source is gone.
+    ValueError: the source has changed since.
+  """
+  folder = workdir.path(folder)
+  if not (folder / "meta.json").exists():
+    raise FileNotFoundError(
+      f"{folder} holds no prepared data: run diffmem-train first"
+    )
+  old = workdir.read_json(folder / "meta.json")
+  try:
+    settings = [old["dataset"][key] for key in SETTINGS]
+  except KeyError as e:
+    raise ValueError(not_prepared(folder, e)) from None
+  dataset = open_source(*settings)
+  compare(folder, old, {**old, "dataset": dataset.info})
+  return dataset, read_split(folder, old)
+
+
+def open_source(
+  source: str,
+  crop: str,
+  resize: int | None,
+  filter: str,
+  data_dir: str | os.PathLike | None,
+) -> Dataset:
+  """The dataset, with all SETTINGS in its info."""
+  dataset = load(
+    source, crop=crop, resize=resize, filter=filter, folder=data_dir
+  )
+  where = None if data_dir is None else os.fspath(data_dir)
+  info = {**dataset.info, "data_dir": where}
+  return dataclasses.replace(dataset, info=info)
+
+
+def read_split(folder: epath.Path, meta: dict) -> Split:
+  """The saved split, if it is the one that meta.json records."""
+  found = splits.read(folder / "split.npz")
+  if found.digest != meta["split"]["sha256"]:
+    raise ValueError(
+      f"{folder / 'split.npz'} is not the split that meta.json records: delete "
+      f"{folder} and run again, the split follows from the seed"
+    )
+  return found
+
+
+def compare(folder: epath.Path, old: dict, new: dict) -> None:
   """Refuses data or a split that differ from the recorded ones."""
   advice = f"use another --workdir, or delete {folder} and what came after it"
   try:
     was, now = old["dataset"], new["dataset"]
-    for key, what in HASHES.items():
-      if was[key] != now[key]:
-        setting = first_difference(was, now, SETTINGS) or (
-          f"{what} of {now['source']} changed: sha256 was {was[key][:12]}..., "
-          f"is {now[key][:12]}..."
-        )
-        raise ValueError(f"{folder} was made from other data ({setting}); ")
+    changed = [key for key in HASHES if was[key] != now[key]]
+    if changed:
+      key = changed[0]
+      what = first_difference(was, now, SETTINGS) or (
+        f"{HASHES[key]} of {now['source']} had sha256 {was[key][:12]}..., have "
+        f"{now[key][:12]}..."
+      )
+      raise ValueError(f"{folder} was made from other data ({what}): {advice}")
     was, now = old["split"], new["split"]
     if was["sha256"] != now["sha256"]:
-      setting = first_difference(was, now, [*now]) or "another version"
-      raise ValueError(f"{folder} holds another split ({setting}); ")
+      what = first_difference(was, now, [*now])
+      raise ValueError(f"{folder} holds another split ({what}): {advice}")
   except KeyError as e:
-    raise ValueError(
-      f"{folder}/meta.json does not record {e}, so it is not a prepared "
-      f"dataset: {advice}"
-    ) from None
-  except ValueError as e:
-    raise ValueError(f"{e}{advice}") from None
+    raise ValueError(not_prepared(folder, e)) from None
 
 
-def first_difference(was: dict, now: dict, keys) -> str | None:
+def not_prepared(folder: epath.Path, missing: KeyError) -> str:
+  """The error for a meta.json of something else."""
+  return (
+    f"{folder / 'meta.json'} does not record {missing}, so it is not of "
+    f"prepared data: use another --workdir, or delete {folder}"
+  )
+
+
+def first_difference(was: dict, now: dict, names: Sequence[str]) -> str | None:
   """Like "seed was 0, is 1": the first key whose value changed."""
-  for key in keys:
+  for key in names:
     # Through JSON, as the record went: tuples are lists there.
     if workdir.digest([was.get(key)]) != workdir.digest([now.get(key)]):
       return f"{key} was {was.get(key)!r}, is {now.get(key)!r}"

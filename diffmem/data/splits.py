@@ -21,7 +21,8 @@ from diffmem.data import secmi
 from diffmem.data.dataset import Dataset, duplicate_of, fingerprint
 from diffmem.data.streams import permutation
 
-ARRAYS = ("members", "held_out", "calibration", "copies", "pool", "shadows")
+SETS = ("members", "held_out", "calibration")
+ARRAYS = (*SETS, "copies", "pool", "shadows")
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray, dict]
 
 
@@ -37,7 +38,7 @@ class Split:
     pool: members and held_out together.
     shadows: whether shadow s trains on pool id p; rows 2j and 2j+1 are
       complements. None without shadows.
-    info: how the split was made.
+    info: how the split was made, and its digest as "sha256".
   """
 
   members: Int[np.ndarray, " b"]
@@ -174,15 +175,15 @@ def split(
     "shadows": shadows,
     **info,
   }
-  return Split(
+  drawn = Split(
     members=inside,
     held_out=outside,
     calibration=third,
     copies=plant(len(inside), planted, seed),
     pool=pool,
     shadows=halves(len(pool), shadows, seed) if shadows else None,
-    info=info,
   )
+  return dataclasses.replace(drawn, info={**info, "sha256": drawn.digest})
 
 
 def plant(
@@ -238,7 +239,10 @@ def read(path: str | os.PathLike) -> Split:
     buffer = io.BytesIO(workdir.path(path).read_bytes())
     with np.load(buffer, allow_pickle=False) as file:
       arrays = {name: file[name] for name in ARRAYS if name in file.files}
-      return Split(**arrays, info=json.loads(str(file["info"])))
+      split = Split(**arrays, info=json.loads(str(file["info"])))
+    if split.digest != split.info["sha256"]:
+      raise ValueError("its arrays do not have the recorded sha256")
+    return split
   except FileNotFoundError:
     raise
   except Exception as e:  # zipfile, zlib and NumPy each raise their own
