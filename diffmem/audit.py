@@ -91,13 +91,10 @@ def find_neighbours(
   """
   made = workdir.require(root, "sample")
   generated = bank.open_bank(root)
-  dataset, split = diffmem.data.read(workdir.path(root) / "data")
-  sets = {
-    "members": split.members,
-    "held_out": split.held_out,
-    "calibration": split.calibration,
+  dataset, split = diffmem.data.read(root)
+  images = {
+    name: dataset.take(getattr(split, name)) for name in diffmem.data.SETS
   }
-  images = {name: dataset.take(ids) for name, ids in sets.items()}
   inputs = {"bank": workdir.digest([made["config"], made["inputs"]])}
   with workdir.stage(
     root, "distances", config={"distances": distances}, inputs=inputs
@@ -105,7 +102,7 @@ def find_neighbours(
     if stage.finished:
       logging.info("distances: finished before, kept (%s)", stage.folder)
       return
-    pairs = [("generations", generated, name) for name in sets]
+    pairs = [("generations", generated, name) for name in images]
     pairs += [("held_out", images["held_out"], "members")]
     pairs += [("members", images["members"], "members")]
     for queries, values, references in pairs:

@@ -103,7 +103,7 @@ def fingerprint(*arrays: Shaped[np.ndarray, "..."]) -> str:
   digest = hashlib.sha256()
   for array in arrays:
     digest.update(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data.cast("B"))
+    digest.update(np.ascontiguousarray(array).tobytes())
   return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ from diffmem.data.dataset import Dataset
 from diffmem.data.sources import load
 from diffmem.data.splits import Split
 
+SETS = ("members", "held_out", "calibration")
 SETTINGS = ("source", "crop", "resize", "filter", "data_dir")
 HASHES = {
   "sha256": "images",
@@ -115,6 +116,29 @@ def read_split(folder: epath.Path, meta: dict) -> Split:
       f"{folder} and run again, the split follows from the seed"
     )
   return found
+
+
+def read(root: str | os.PathLike) -> tuple[Dataset, Split]:
+  """The data of a run as `prepare` left them, loaded again and held to it.
+
+  Args:
+    root: the workdir.
+
+  Raises:
+    FileNotFoundError: no stage has prepared data there.
+    ValueError: the source has changed since.
+  """
+  folder = workdir.path(root) / "data"
+  if not (folder / "meta.json").exists():
+    raise FileNotFoundError(
+      f"{folder} holds no data; run diffmem-train with --workdir={root} first"
+    )
+  meta = workdir.read_json(folder / "meta.json")
+  dataset = load(**meta["load"])
+  drawn = splits.read(folder / "split.npz")
+  found = {**meta["split"], "sha256": drawn.digest}
+  compare(folder, meta, {"dataset": dataset.info, "split": found})
+  return dataset, drawn
 
 
 def compare(folder: epath.Path, old: dict, new: dict) -> None:

@@ -57,7 +57,7 @@ def run(
     "train": train,
   }
   shape = dataset.images.shape[1:]
-  inputs = {"dataset": dataset.info["sha256"], "split": split.info["sha256"]}
+  inputs = {"dataset": dataset.info["sha256"], "split": split.digest}
   with workdir.stage(root, "train", config=config, inputs=inputs) as stage:
     if stage.finished:
       logging.info("train: finished before, kept (%s)", stage.folder)
