@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The extraction stage: searches on disk -> matches, controls, gallery.
+
+Writes <root>/extraction: results.json, matches.csv (one row for each distinct
+training id), near_misses.csv, held_out_matches.csv (the false matches) and
+gallery.npz (the images of their first rows).
+"""
+
+import csv
+import io
+import logging
+import os
+
+import numpy as np
+
+import diffmem.data
+from diffmem import distances, store, workdir
+from diffmem.arrays import Int, UInt8
+from diffmem.distances import knn
+from diffmem.extraction import attack, rule
+from diffmem.extraction.attack import Found
+from diffmem.extraction.rule import Nearest, Searched
+from diffmem.progress import Progress
+
+SETS = ("members", "held_out", "calibration")
+COLUMNS = (
+  "training_id",
+  "generation_id",
+  "distance",
+  "ratio",
+  "copies",
+  "hits",
+  "label",
+  "name",
+  "caption",
+)
+
+
+def run(
+  root: str | os.PathLike, *, seed: int, extraction: dict, show: bool = True
+) -> None:
+  """Makes <root>/extraction.
+
+  Args:
+    root: the workdir; its distances stage must have finished.
+    seed: of the calibration's resampling, and of the subset that makes
+      members and held-out images equal in number where they are not.
+    extraction: the config section, as a plain dict.
+    show: progress on stderr.
+
+  Raises:
+    FileNotFoundError: an earlier stage has not finished.
+    ValueError: an option that makes no rule, too few neighbours on disk.
+  """
+  rule.check(
+    extraction["alpha"], extraction["neighbours"], extraction["centring"]
+  )
+  if extraction["gallery"] < 0:
+    raise ValueError(
+      f"extraction.gallery = {extraction['gallery']}, expected 0 or more"
+    )
+  searched = workdir.require(root, "distances")
+  with workdir.stage(
+    root,
+    "extraction",
+    config={"seed": seed, "extraction": extraction},
+    inputs={
+      "distances": workdir.digest(
+        {"config": searched["config"], "inputs": searched["inputs"]}
+      )
+    },
+    replace=True,
+  ) as stage:
+    if stage.finished:
+      logging.info("extraction: finished before, kept (%s)", stage.folder)
+      return
+    dataset, split = _data(root)
+    bank = store.open(workdir.path(root) / "sample" / "images")
+    found = _attack(root, dataset, split, bank, seed, show, **extraction)
+    _write(stage.folder, dataset, split, bank, found, extraction["gallery"])
+    stage.record("unique", found.results["unique"])
+
+
+def _data(root):
+  """The dataset and the split that the model was trained on."""
+  config = workdir.require(root, "train")["config"]
+  folder = workdir.path(root) / "data"
+  return diffmem.data.prepare(folder, seed=config["seed"], **config["data"])
+
+
+def _attack(
+  root,
+  dataset,
+  split,
+  bank,
+  seed: int,
+  show: bool,
+  *,
+  alpha: float,
+  neighbours: int,
+  centring: str,
+  false_match_rate: float,
+  gallery: int,
+) -> attack.Extraction:
+  """Reads the searches of all three sets and attacks."""
+  ids = {name: getattr(split, name) for name in SETS}
+  asked = neighbours
+  neighbours = min(asked, *(len(i) - 1 for i in ids.values()))
+  if neighbours < 1:
+    sizes = ", ".join(f"{len(i)} {name}" for name, i in ids.items())
+    raise ValueError(
+      f"the split has {sizes}: extraction needs at least 2 of each; raise "
+      "data.split"
+    )
+  images = {name: dataset.take(i) for name, i in ids.items()}
+  folder = workdir.path(root) / "distances"
+  sets = {
+    name: Searched(
+      i,
+      _nearest(folder / f"generations_to_{name}", dataset, neighbours),
+      _centres(folder / f"{name}_to_{name}", images[name], neighbours),
+    )
+    for name, i in ids.items()
+  }
+  real = _nearest(folder / "held_out_to_members", dataset, neighbours)
+  size = min(len(ids["members"]), len(ids["held_out"]))
+  control = None
+  for name in ("members", "held_out"):
+    if len(ids[name]) > size:
+      rows = _subset(len(ids[name]), size, seed)
+      smaller = search(
+        bank, ids[name][rows], images[name][rows], neighbours, show
+      )
+      if name == "members":
+        control = smaller
+      else:
+        sets[name] = smaller
+  found = attack.extract(
+    sets["members"],
+    sets["held_out"],
+    sets["calibration"],
+    real,
+    copies=split.copies,
+    alpha=alpha,
+    neighbours=neighbours,
+    centring=centring,
+    false_match_rate=false_match_rate,
+    seed=seed,
+    near=gallery,
+    control_members=control,
+  )
+  found.results["rule"]["neighbours_asked"] = asked
+  return found
+
+
+def search(
+  bank,
+  ids: Int[np.ndarray, " m"],
+  images: UInt8[np.ndarray, "m h w c"],
+  neighbours: int,
+  show: bool = True,
+) -> Searched:
+  """Searches a set without keeping the neighbours.
+
+  bank: the generations, an array or a store, read block by block.
+  """
+  index = knn.Index(images)
+  n, block = bank.shape[0], knn.BLOCK
+  parts = []
+  with Progress(n, what="extraction", unit="generations", enabled=show) as bar:
+    for start in range(0, n, block):
+      rows = np.asarray(bank[start : start + block])
+      found = index.search(rows, neighbours)
+      parts.append(
+        rule.read_nearest(*found, d=index.dims, neighbours=neighbours)
+      )
+      bar.update(len(rows))
+  nearest = Nearest(
+    *(
+      np.concatenate([getattr(part, name) for part in parts])
+      for name in ("rows", "distances", "means")
+    )
+  )
+  return Searched(ids, nearest, centres(images, neighbours))
+
+
+def centres(
+  images: UInt8[np.ndarray, "m h w c"], neighbours: int
+) -> np.ndarray:
+  """Of each image, the mean distance to its nearest others in the set."""
+  found = distances.nearest(images, images, neighbours + 1)
+  return rule.centre_means(
+    found.ids, found.squared, d=images[0].size, neighbours=neighbours
+  )
+
+
+def _nearest(folder, dataset, neighbours: int) -> Nearest:
+  return rule.read_nearest(
+    store.open(folder / "indices"),
+    store.open(folder / "squared"),
+    d=dataset.images[0].size,
+    neighbours=neighbours,
+  )
+
+
+def _centres(folder, images, neighbours: int) -> np.ndarray:
+  """From the search on disk where there is one, else searched now."""
+  if not (folder / "indices" / "zarr.json").exists():
+    return centres(images, neighbours)
+  return rule.centre_means(
+    store.open(folder / "indices")[:],
+    store.open(folder / "squared")[:],
+    d=images[0].size,
+    neighbours=neighbours,
+  )
+
+
+def _subset(n: int, size: int, seed: int) -> Int[np.ndarray, " m"]:
+  return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
+
+
+def _write(folder, dataset, split, bank, found, gallery: int) -> None:
+  """The four tables and the images; results.json last."""
+  members, held_out = split.members, found.held_out_ids
+  tables = {
+    "matches": (found.matches, members, split.copies),
+    "near_misses": (found.near_misses, members, split.copies),
+    "held_out_matches": (found.false_matches, held_out, 0 * held_out),
+  }
+  pictures = {}
+  short = {"matches": "match", "near_misses": "near"}
+  for name, (table, ids, copies) in tables.items():
+    text = table_csv(table, ids, copies, dataset)
+    workdir.write_bytes(folder / f"{name}.csv", text.encode())
+    first = slice(0, gallery)
+    key = short.get(name, "false")
+    pictures[f"{key}_training"] = dataset.take(ids[table.rows[first]])
+    pictures[f"{key}_generations"] = np.asarray(bank[table.generations[first]])
+  packed = io.BytesIO()
+  np.savez_compressed(packed, **pictures)
+  workdir.write_bytes(folder / "gallery.npz", packed.getvalue())
+  workdir.write_json(folder / "results.json", found.results)
+
+
+def table_csv(
+  found: Found,
+  ids: Int[np.ndarray, " m"],
+  copies: Int[np.ndarray, " m"],
+  dataset,
+) -> str:
+  """One line for each distinct id, with what the dataset knows of it."""
+  out = io.StringIO()
+  writer = csv.writer(out, lineterminator="\n")
+  writer.writerow(COLUMNS)
+  rows = dataset.rows(ids[found.rows])
+  for i, row in enumerate(rows):
+    about = [
+      "" if field is None else field[row]
+      for field in (dataset.labels, dataset.names, dataset.captions)
+    ]
+    writer.writerow(
+      [
+        ids[found.rows[i]],
+        found.generations[i],
+        f"{found.distances[i]:.8f}",
+        f"{found.ratios[i]:.8f}",
+        copies[found.rows[i]],
+        found.hits[i],
+        *about,
+      ]
+    )
+  return out.getvalue()
