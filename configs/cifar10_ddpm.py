@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published extraction experiment: a DDPM on half of CIFAR-10.
+
+  diffmem-audit --config=configs/cifar10_ddpm.py --workdir=runs/cifar10
+  diffmem-audit --config=configs/cifar10_ddpm.py:debug --workdir=runs/debug
+  ... --config=configs/cifar10_ddpm.py:source=npz:cifar10.npz
+  ... --config=configs/cifar10_ddpm.py:split=secmi-cifar10,path=FILE.npz
+
+After section 5 of Carlini et al. 2023 (arXiv:2301.13188): an unconditional
+model trained on 25,000 images, 2^16 samples, searched for training images by
+the ratio to the 50 nearest (alpha 0.5). The paper does not state its training
+in full; network and training are those of Ho et al. 2020 (arXiv:2006.11239),
+which the literature on membership uses too. Of the other 25,000 images,
+20,000 are the control and the rest, less exact duplicates, calibrates.
+
+Needs an accelerator, and `tfds:cifar10` prepared once as array_record (the
+message says how) or the training set as an npz file.
+
+Arguments:
+  debug          the same path in under a minute: a narrow network on
+                 scikit-learn's digits, the only source that needs no file
+  seed=N
+  source=...     npz:PATH, folder:PATH or tfds:NAME in place of tfds:cifar10
+  split=NAME     random, or secmi-cifar10: members as published by Duan et al.
+                 2023, the others half control and half calibration
+  path=FILE      of the published split, CIFAR10_train_ratio0.5.npz
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from diffmem import args
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The experiment; `arg` is what follows the colon of --config."""
+  given = args.parse(
+    arg, debug=False, seed=0, source="tfds:cifar10", split="random", path=None
+  )
+  random = given.split == "random"
+  sections = dict(
+    seed=given.seed,
+    data=dict(
+      source=given.source,
+      data_dir=placeholder(str),  # where tfds keeps its datasets
+      crop="none",
+      resize=placeholder(int),
+      filter="lanczos",
+      split=dict(
+        name=given.split,
+        members=25_000 if random else placeholder(int),
+        held_out=20_000 if random else placeholder(int),
+        calibration=4_900 if random else placeholder(int),
+        planted=(),
+        shadows=0,
+        path=given.path or placeholder(str),
+      ),
+    ),
+    models=dict(
+      name="unet",
+      num_classes=placeholder(int),  # none: unconditional
+      dtype="float32",
+      width=128,
+      multipliers=(1, 2, 2, 2),
+      blocks=2,
+      attention=(16,),
+      heads=1,
+      middle="attention",
+      dropout=0.1,
+      scale_shift=False,
+      groups=32,
+      time_scale=1.0,
+    ),
+    diffusion=dict(
+      schedule=dict(name="linear", steps=1000),
+      prediction="eps",
+      loss="mse",
+    ),
+    train=dict(
+      batch=128,
+      steps=800_000,
+      lr=2e-4,
+      warmup=5_000,
+      decay="constant",
+      clip=1.0,
+      ema=0.9999,
+      flip=True,
+      label_dropout=0.0,
+      log_every=500,
+      checkpoint_every=10_000,
+      preview_every=10_000,
+      preview=64,
+      tensorboard=False,
+    ),
+    sample=dict(
+      n=65_536,
+      batch=1024,
+      stepper="ddim",
+      eta=0.0,
+      steps=250,
+      guidance=1.0,
+      clip=True,
+      backend="pmap",
+    ),
+    distances=dict(k=51, block=2048),
+    extraction=dict(
+      alpha=0.5,
+      neighbours=50,
+      centring="generation",
+      false_match_rate=0.001,
+      gallery=96,
+    ),
+    membership=dict(
+      attacks=("loss",),
+      t=(50, 100, 200, 300),
+      headline_t=100,
+      draws=20,
+      batch=512,
+      bootstrap=1000,
+    ),
+    report=dict(title="What a DDPM keeps of CIFAR-10"),
+  )
+  config = ml_collections.ConfigDict(sections).lock()
+  if given.debug:
+    if given.source == "tfds:cifar10":
+      config.data.source = "digits"
+    if random:
+      config.data.split.update(members=100, held_out=100, calibration=100)
+    config.models.update(width=16, blocks=1, groups=8)
+    config.train.update(batch=16, steps=10, warmup=5, flip=False)
+    config.train.update(log_every=5, checkpoint_every=5, preview_every=10)
+    config.train.update(preview=16)
+    config.sample.update(n=64, batch=32, steps=5)
+    config.membership.update(t=(50, 100), draws=2, bootstrap=100)
+  return config
