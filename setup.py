@@ -63,6 +63,7 @@ setuptools.setup(
   ],
   extras_require={
     "test": [
+      "basedpyright==1.40.2",
       "beartype",
       "hypothesis",
       "pytest>=8",

@@ -5,6 +5,7 @@ Sharded is the normal case: the suite sees eight CPU devices, set before JAX
 starts. Warnings are errors (pyproject.toml) and rank promotion raises.
 """
 
+import os
 import pathlib
 
 import jax
@@ -24,15 +25,16 @@ def root() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def optional_data():
-  """A function from a file's name to its path; skips where it is absent.
+  """A function from a data file's name to its path; skips where it is absent.
 
-  Looks in `shared/data` inside the checkout and beside it.
+  Looks in $DIFFMEM_TEST_DATA, or in shared/data beside the checkout.
   """
+  beside = ROOT.parent / "shared" / "data"
+  folder = pathlib.Path(os.environ.get("DIFFMEM_TEST_DATA", beside))
 
   def find(name: str) -> pathlib.Path:
-    for folder in (ROOT / "shared" / "data", ROOT.parent / "shared" / "data"):
-      if (folder / name).exists():
-        return folder / name
-    pytest.skip(f"{name} is absent: put it in shared/data to run this test")
+    if not (folder / name).exists():
+      pytest.skip(f"{folder / name} is absent")
+    return folder / name
 
   return find
