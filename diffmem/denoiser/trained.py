@@ -2,6 +2,7 @@
 """A denoiser from a workdir: the model's saved config, never typed again."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from diffmem.denoiser.protocol import Denoiser
 from diffmem.diffusion import schedules
 
 
-def network(shape: tuple[int, ...], config: dict, diffusion: dict):
+def network(shape: Sequence[int], config: dict, diffusion: dict):
   """The network of the config sections `models` and `diffusion`."""
   return models.create(
     **config, shape=tuple(shape), learned_variance=_learned(diffusion)
@@ -20,7 +21,7 @@ def network(shape: tuple[int, ...], config: dict, diffusion: dict):
 
 
 def build(
-  shape: tuple[int, ...], config: dict, diffusion: dict, params: Any
+  shape: Sequence[int], config: dict, diffusion: dict, params: Any
 ) -> Denoiser:
   """The denoiser of the same sections with these weights."""
   model = network(shape, config, diffusion)
