@@ -22,6 +22,8 @@ from diffmem.sample import bank, preview
 from diffmem.sample import run as generate
 from diffmem.train import run as fit
 
+_log = logging.getLogger(__name__)
+
 
 def run(
   root: str | os.PathLike,
@@ -68,7 +70,7 @@ def run(
   extract.run(root, seed=seed, extraction=extraction, progress=progress)
   infer.run(root, seed=seed, membership=membership, progress=progress)
   publish.run(root, report=report, progress=progress)
-  logging.info("audit: done in %.0f s", time.monotonic() - start)
+  _log.info("audit: done in %.0f s", time.monotonic() - start)
   return workdir.read_json(workdir.path(root) / "report" / "results.json")
 
 
@@ -100,7 +102,7 @@ def find_neighbours(
     root, "distances", config={"distances": distances}, inputs=inputs
   ) as stage:
     if stage.finished:
-      logging.info("distances: finished before, kept (%s)", stage.folder)
+      _log.info("distances: finished before, kept (%s)", stage.folder)
       return
     pairs = [("generations", generated, name) for name in images]
     pairs += [("held_out", images["held_out"], "members")]

@@ -21,6 +21,7 @@ def local_mesh(count: int | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """A whole copy on each device."""
   return NamedSharding(mesh, PartitionSpec())
 
 

@@ -7,6 +7,8 @@ import time
 
 import tqdm
 
+_log = logging.getLogger(__name__)
+
 _EVERY = 10.0  # seconds between two log lines
 
 
@@ -72,7 +74,7 @@ class Progress:
     rate = (self._count - self._first) / seconds
     left = (self._total - self._count) / max(rate, 1e-9)
     extra = "".join(f", {key} {value}" for key, value in fields.items())
-    logging.info(
+    _log.info(
       "%s: %d/%d %s, %.3g/s, %s left%s",
       self._what,
       self._count,

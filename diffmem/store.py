@@ -37,6 +37,7 @@ class Store:
 
   @property
   def chunks(self) -> int:
+    """How many chunks hold all rows."""
     return -(-len(self) // self.chunk)
 
   def rows(self, number: int) -> slice:
@@ -56,6 +57,7 @@ class Store:
     return sorted(self._written)
 
   def complete(self) -> bool:
+    """Whether every chunk is there."""
     return len(self.written()) == self.chunks
 
   def write(self, number: int, values: np.ndarray) -> None:

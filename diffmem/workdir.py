@@ -40,6 +40,7 @@ def path(p: str | os.PathLike) -> epath.Path:
 
 
 def is_local(p: str | os.PathLike) -> bool:
+  """Whether the path lies on this machine's file system."""
   return "://" not in os.fspath(p)
 
 
@@ -64,6 +65,7 @@ def write_bytes(target: str | os.PathLike, content: bytes) -> None:
 
 
 def read_json(source: str | os.PathLike) -> Any:
+  """Reads JSON; ValueError names a file that is not."""
   try:
     return json.loads(path(source).read_text())
   except ValueError as e:
@@ -195,7 +197,7 @@ def commit() -> str | None:
 
 
 def _meta(config, inputs) -> dict:
-  now = datetime.datetime.now(datetime.timezone.utc)
+  now = datetime.datetime.now(datetime.UTC)
   return {
     "status": "started",
     "config": plain(config),

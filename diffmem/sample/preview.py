@@ -46,9 +46,7 @@ def hook(*, seed: int, sample: dict, count: int) -> Callable:
   return prepare
 
 
-def save_grid(
-  images: UInt8[np.ndarray, "b h w c"], file: os.PathLike
-) -> None:
+def save_grid(images: UInt8[np.ndarray, "b h w c"], file: os.PathLike) -> None:
   """Writes images as one PNG, row by row, a pixel of grey between them."""
   b, h, w, c = images.shape
   columns = math.ceil(math.sqrt(b))

@@ -14,6 +14,8 @@ from diffmem.arrays import Float, Int, Key
 from diffmem.denoiser import Denoiser, trained
 from diffmem.sample import bank, chain
 
+_log = logging.getLogger(__name__)
+
 
 def run(
   root: str | os.PathLike, *, seed: int, sample: dict, progress: bool = True
@@ -50,7 +52,7 @@ def run(
       chunk=min(sample["batch"], n),
     )
     if stage.finished and images.complete():
-      logging.info("sample: finished before, kept (%s)", stage.folder)
+      _log.info("sample: finished before, kept (%s)", stage.folder)
       return
     denoiser = trained.load(root)
     bank.fill(

@@ -19,6 +19,8 @@ import numpy as np
 from diffmem import checkpoint, mesh, workdir
 from diffmem.progress import Progress
 
+_log = logging.getLogger(__name__)
+
 
 def loop(
   *,
@@ -103,7 +105,7 @@ def _restore(
     {"ema": state["ema"], "state": _without_ema(state)}, sharding
   )
   parts = checkpointer.restore(shapes, first)
-  logging.info("train: goes on from the checkpoint of step %d", first)
+  _log.info("train: goes on from the checkpoint of step %d", first)
   return {**parts["state"], "ema": parts["ema"]}, first
 
 

@@ -17,6 +17,8 @@ from diffmem.denoiser import trained
 from diffmem.diffusion import schedules
 from diffmem.train import loop, state, step, tensorboard
 
+_log = logging.getLogger(__name__)
+
 # (parameters -> denoiser, folder) -> (step, parameters) -> None
 Preview = Callable[..., Callable[[int, Any], None]]
 
@@ -60,7 +62,7 @@ def run(
   inputs = {"dataset": dataset.info["sha256"], "split": split.digest}
   with workdir.stage(root, "train", config=config, inputs=inputs) as stage:
     if stage.finished:
-      logging.info("train: finished before, kept (%s)", stage.folder)
+      _log.info("train: finished before, kept (%s)", stage.folder)
       return
     stage.record("shape", shape)
     build = functools.partial(trained.build, shape, models, diffusion)

@@ -74,7 +74,7 @@ def create(
     params = optax.apply_updates(state["params"], updates)
     metrics = {
       "loss": value,
-      "grad_norm": optax.global_norm(grads),
+      "grad_norm": optax.tree.norm(grads),
       "lr": rate(state["step"]),
       "images": jnp.asarray(len(x0)),
     }
@@ -98,9 +98,7 @@ def create(
 
 def _draw(
   image: UInt8[AnyArray, "b h w c"], key: Key[jax.Array, ""], steps: int
-) -> tuple[
-  Float[jax.Array, "b h w c"], jax.Array, Float[jax.Array, "b h w c"]
-]:
+) -> tuple[Float[jax.Array, "b h w c"], jax.Array, Float[jax.Array, "b h w c"]]:
   x0 = arrays.from_uint8(image)
   t = jax.random.randint(keys.stream(key, "t"), (len(x0),), 0, steps)
   return x0, t, jax.random.normal(keys.stream(key, "eps"), x0.shape)
