@@ -66,7 +66,7 @@ def read(argument: str) -> dict[str, Shaped[np.ndarray, "..."]]:
       f"source 'npz:{argument}': no such file; expected npz:PATH"
     )
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as f, np.load(f, allow_pickle=False) as file:
       found = list(file.files)
       if "images" not in found:
         raise KeyError

@@ -53,6 +53,7 @@ def prepare(
   Raises:
     ValueError: the source or split cannot be used, or is not what an earlier
       run used; the message says what differs.
+    OSError: the folder cannot be written.
   """
   folder = workdir.path(folder)
   dataset = open_source(source, crop, resize, filter, data_dir)
@@ -63,9 +64,15 @@ def prepare(
     compare(folder, old, meta)
     if (folder / "split.npz").exists():
       return dataset, read_split(folder, old)
-  folder.mkdir(parents=True, exist_ok=True)
-  splits.save(drawn, folder / "split.npz")
-  workdir.write_json(folder / "meta.json", meta)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    splits.save(drawn, folder / "split.npz")
+    workdir.write_json(folder / "meta.json", meta)
+  except OSError as e:
+    raise OSError(
+      f"cannot write to {folder} ({e.strerror or e}); free space or choose a "
+      "writable --workdir"
+    ) from e
   return dataset, drawn
 
 
@@ -116,29 +123,6 @@ def read_split(folder: epath.Path, meta: dict) -> Split:
       f"{folder} and run again, the split follows from the seed"
     )
   return found
-
-
-def read(root: str | os.PathLike) -> tuple[Dataset, Split]:
-  """The data of a run as `prepare` left them, loaded again and held to it.
-
-  Args:
-    root: the workdir.
-
-  Raises:
-    FileNotFoundError: no stage has prepared data there.
-    ValueError: the source has changed since.
-  """
-  folder = workdir.path(root) / "data"
-  if not (folder / "meta.json").exists():
-    raise FileNotFoundError(
-      f"{folder} holds no data; run diffmem-train with --workdir={root} first"
-    )
-  meta = workdir.read_json(folder / "meta.json")
-  dataset = load(**meta["load"])
-  drawn = splits.read(folder / "split.npz")
-  found = {**meta["split"], "sha256": drawn.digest}
-  compare(folder, meta, {"dataset": dataset.info, "split": found})
-  return dataset, drawn
 
 
 def compare(folder: epath.Path, old: dict, new: dict) -> None:
