@@ -93,7 +93,7 @@ def find_neighbours(
   """
   made = workdir.require(root, "sample")
   generated = bank.open_bank(root)
-  dataset, split = diffmem.data.read(root)
+  dataset, split = diffmem.data.read(workdir.path(root) / "data")
   images = {
     name: dataset.take(getattr(split, name)) for name in diffmem.data.SETS
   }

@@ -19,7 +19,6 @@ from diffmem.data.dataset import Dataset
 from diffmem.data.sources import load
 from diffmem.data.splits import Split
 
-SETS = ("members", "held_out", "calibration")
 SETTINGS = ("source", "crop", "resize", "filter", "data_dir")
 HASHES = {
   "sha256": "images",

@@ -21,8 +21,8 @@ from diffmem.extraction import attack, rule
 from diffmem.extraction.attack import Found
 from diffmem.extraction.rule import Nearest, Searched
 from diffmem.progress import Progress
+from diffmem.sample.bank import open_bank
 
-SETS = ("members", "held_out", "calibration")
 COLUMNS = (
   "training_id",
   "generation_id",
@@ -37,7 +37,7 @@ COLUMNS = (
 
 
 def run(
-  root: str | os.PathLike, *, seed: int, extraction: dict, show: bool = True
+  root: str | os.PathLike, *, seed: int, extraction: dict, progress: bool = True
 ) -> None:
   """Makes <root>/extraction.
 
@@ -46,7 +46,7 @@ def run(
     seed: of the calibration's resampling, and of the subset that makes
       members and held-out images equal in number where they are not.
     extraction: the config section, as a plain dict.
-    show: progress on stderr.
+    progress: show the rate and the time left.
 
   Raises:
     FileNotFoundError: an earlier stage has not finished.
@@ -65,27 +65,18 @@ def run(
     "extraction",
     config={"seed": seed, "extraction": extraction},
     inputs={
-      "distances": workdir.digest(
-        {"config": searched["config"], "inputs": searched["inputs"]}
-      )
+      "distances": workdir.digest([searched["config"], searched["inputs"]])
     },
     replace=True,
   ) as stage:
     if stage.finished:
       logging.info("extraction: finished before, kept (%s)", stage.folder)
       return
-    dataset, split = _data(root)
-    bank = store.open(workdir.path(root) / "sample" / "images")
-    found = _attack(root, dataset, split, bank, seed, show, **extraction)
+    dataset, split = diffmem.data.read(workdir.path(root) / "data")
+    bank = open_bank(root)
+    found = _attack(root, dataset, split, bank, seed, progress, **extraction)
     _write(stage.folder, dataset, split, bank, found, extraction["gallery"])
     stage.record("unique", found.results["unique"])
-
-
-def _data(root):
-  """The dataset and the split that the model was trained on."""
-  config = workdir.require(root, "train")["config"]
-  folder = workdir.path(root) / "data"
-  return diffmem.data.prepare(folder, seed=config["seed"], **config["data"])
 
 
 def _attack(
@@ -94,7 +85,7 @@ def _attack(
   split,
   bank,
   seed: int,
-  show: bool,
+  progress: bool,
   *,
   alpha: float,
   neighbours: int,
@@ -103,7 +94,7 @@ def _attack(
   gallery: int,
 ) -> attack.Extraction:
   """Reads the searches of all three sets and attacks."""
-  ids = {name: getattr(split, name) for name in SETS}
+  ids = {name: getattr(split, name) for name in diffmem.data.SETS}
   asked = neighbours
   neighbours = min(asked, *(len(i) - 1 for i in ids.values()))
   if neighbours < 1:
@@ -129,7 +120,7 @@ def _attack(
     if len(ids[name]) > size:
       rows = _subset(len(ids[name]), size, seed)
       smaller = search(
-        bank, ids[name][rows], images[name][rows], neighbours, show
+        bank, ids[name][rows], images[name][rows], neighbours, progress
       )
       if name == "members":
         control = smaller
@@ -158,7 +149,7 @@ def search(
   ids: Int[np.ndarray, " m"],
   images: UInt8[np.ndarray, "m h w c"],
   neighbours: int,
-  show: bool = True,
+  progress: bool = True,
 ) -> Searched:
   """Searches a set without keeping the neighbours.
 
@@ -167,7 +158,9 @@ def search(
   index = knn.Index(images)
   n, block = bank.shape[0], knn.BLOCK
   parts = []
-  with Progress(n, what="extraction", unit="generations", enabled=show) as bar:
+  with Progress(
+    n, what="extraction", unit="generations", enabled=progress
+  ) as bar:
     for start in range(0, n, block):
       rows = np.asarray(bank[start : start + block])
       found = index.search(rows, neighbours)
