@@ -65,6 +65,7 @@ setuptools.setup(
     "test": [
       "basedpyright==1.40.2",
       "beartype",
+      "build",
       "hypothesis",
       "pytest>=8",
       "pytest-xdist",
