@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results -> one self-contained HTML page.
+
+Everything that comes from data or files (captions, names, the title, the
+config) is untrusted text: templates escape all of it, pictures are encoded
+again from pixels, and the page forbids itself scripts and the network.
+"""
+
+import datetime
+import json
+import pprint
+from typing import Any
+
+import jinja2
+
+import diffmem
+from diffmem.report import figures, images, tables, verdict, words
+from diffmem.report.results import SECTIONS, Pairs, Results
+
+PREVIEWS = 6
+_GALLERIES = ("matches", "near_misses", "false_matches")
+
+
+def render(
+  results: Results, *, title: str, gallery: int, where: str = ""
+) -> str:
+  """The page as text.
+
+  Args:
+    results: what the stages left.
+    title: the heading.
+    gallery: at most so many pairs in each gallery; a third of it for near
+      misses and false matches.
+    where: the workdir, as the commands on the page should name it.
+  """
+  if gallery < 0:
+    raise ValueError(f"report.gallery = {gallery}, expected 0 or more")
+  lead, further = verdict.verdict(results)
+  found, membership = results.extraction, results.membership
+  today = datetime.date.today()
+  context: dict[str, Any] = {
+    "title": title,
+    "where": where,
+    "lead": lead,
+    "further": further,
+    "tiles": tables.tiles(results),
+    "headline": tables.headline(results),
+    "found": found,
+    "membership": membership,
+    "unfinished": results.unfinished,
+    "stages": tables.stages(results),
+    "total": tables.total_seconds(results),
+    "data": _data(results),
+    "model": _model(results),
+    "config": results.config,
+    "config_json": json.dumps(tables.finite(results.config), indent=2),
+    "version": diffmem.__version__,
+    "date": f"{today.day} {today:%B %Y}",
+    "complete": all(key in results.config for key in SECTIONS),
+    "words": words,
+    "training_curve": figures.training(results.metrics),
+    "previews": _previews(results),
+  }
+  if found is not None:
+    context |= {
+      "planted": tables.planted(found),
+      "yield_curve": figures.yield_curve(found),
+      "histogram": figures.histogram(found),
+      "p_value": words.probability(verdict.difference(found)),
+    }
+    for name in _GALLERIES:
+      limit = gallery if name == "matches" else min(gallery, 12)
+      pairs = results.pairs.get(name, Pairs([]))
+      context[name] = _gallery(pairs, limit)
+  if membership is not None:
+    context |= {
+      "attacks": tables.attacks(membership),
+      "roc": figures.roc(results.curves, membership),
+      "sweeps": {k: figures.sweep(k, v) for k, v in membership.items()},
+    }
+  return _environment().get_template("page.html.j2").render(context)
+
+
+def config_file(config: dict[str, Any]) -> str:
+  """The resolved config as an experiment file that runs it again."""
+  body = pprint.pformat(config, sort_dicts=False, width=76)
+  return (
+    '"""The config of a finished run, as it was resolved."""\n\n'
+    "import ml_collections\n\n"
+    f"CONFIG = {body}\n\n\n"
+    'def get_config(arg=""):\n'
+    "  if arg:\n"
+    '    raise ValueError(f"this config takes no arguments, got {arg!r}")\n'
+    "  return ml_collections.ConfigDict(CONFIG).lock()\n"
+  )
+
+
+def _environment() -> jinja2.Environment:
+  return jinja2.Environment(
+    loader=jinja2.PackageLoader("diffmem.report", "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+
+
+def _gallery(pairs: Pairs, limit: int) -> dict[str, Any]:
+  """Rows with their pictures, and how many more there are."""
+  shown = []
+  if pairs.generations is not None and pairs.references is not None:
+    for row, generation, reference in zip(
+      pairs.rows[:limit],
+      pairs.generations[:limit],
+      pairs.references[:limit],
+      strict=False,
+    ):
+      shown.append(
+        {
+          **row,
+          "generation": images.from_array(generation),
+          "reference": images.from_array(reference),
+          "distance": words.distance(float(row["distance"])),
+          "ratio": f"{float(row['ratio']):.2f}",
+          "copies": int(row["copies"] or 0),
+          "hits": int(row["hits"] or 0),
+        }
+      )
+  return {"shown": shown, "total": len(pairs.rows)}
+
+
+def _previews(results: Results) -> list[dict[str, Any]]:
+  """A few pictures of training, evenly apart, the last one among them."""
+  every = results.previews
+  if len(every) > PREVIEWS:
+    last = len(every) - 1
+    places = [round(i * last / (PREVIEWS - 1)) for i in range(PREVIEWS)]
+    every = [every[i] for i in places]
+  return [
+    {"step": words.count(step), "picture": images.from_png(content, 210)}
+    for step, content in every
+  ]
+
+
+def _data(results: Results) -> list[tuple[str, str]]:
+  """What is known of the images, as (name, text)."""
+  if not results.data:
+    return []
+  dataset = results.data.get("dataset") or {}
+  split = results.data.get("split") or {}
+  rows = [
+    (name, dataset.get(name))
+    for name in ("source", "crop", "resize", "filter", "rows", "sha256")
+  ]
+  rows += [
+    (f"split {key}" if key != "sha256" else "split sha256", value)
+    for key, value in split.items()
+  ]
+  return [(k, _short(v)) for k, v in rows if v is not None]
+
+
+def _model(results: Results) -> list[tuple[str, str]]:
+  """What is known of the model and of its training."""
+  train = results.metas.get("train") or {}
+  config = train.get("config", {})
+  rows = []
+  if config.get("models", {}).get("name"):
+    rows.append(("network", config["models"]["name"]))
+  if train.get("parameters"):
+    rows.append(("parameters", words.count(train["parameters"])))
+  if train.get("images"):
+    rows.append(("training images, with copies", words.count(train["images"])))
+  for key in ("steps", "batch", "lr"):
+    if key in config.get("train", {}):
+      rows.append((key, f"{config['train'][key]:,}"))
+  if train.get("weights"):
+    rows.append(("sha256 of the weights", str(train["weights"])))
+  return [(k, str(v)) for k, v in rows]
+
+
+def _short(value: Any) -> str:
+  return value if isinstance(value, str) else json.dumps(value)

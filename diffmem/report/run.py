@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report stage: result files -> index.html, results.json, two CSVs.
+
+What scripts may rely on is in <root>/report: results.json (every stage's
+results, times and config), matches.csv (one row for each training image that
+was reproduced) and scores.csv (one row for each image that was scored).
+config.py there runs the same experiment again.
+"""
+
+import logging
+import os
+from typing import Any
+
+import diffmem
+from diffmem import workdir
+from diffmem.report import page, tables
+from diffmem.report.results import SECTIONS, Results, read
+
+MATCHES = (
+  "training_id,generation_id,distance,ratio,copies,hits,label,name,caption"
+)
+SCORES = "id,member,copies"
+
+
+def run(
+  root: str | os.PathLike, *, report: dict, progress: bool = True
+) -> None:
+  """Makes <root>/report from the stages that ran.
+
+  Args:
+    root: the workdir.
+    report: the config section, as a plain dict: title, gallery.
+    progress: unused, a page is made in seconds.
+
+  Raises:
+    FileNotFoundError: nothing has run.
+    ValueError: a damaged result file, an impossible option.
+  """
+  del progress
+  results = read(root)
+  inputs = {
+    name: workdir.digest(
+      {k: v for k, v in meta.items() if k in ("config", "inputs")}
+    )
+    for name, meta in results.metas.items()
+  }
+  with workdir.stage(
+    root, "report", config={"report": report}, inputs=inputs, replace=True
+  ) as stage:
+    summary = summarize(results, report)
+    text = page.render(results, **report, where=os.fspath(root))
+    folder = stage.folder
+    config = summary["config"]
+    if all(key in config for key in SECTIONS):
+      workdir.write_bytes(
+        folder / "config.py", page.config_file(config).encode()
+      )
+    matches = results.tables.get("matches") or MATCHES + "\n"
+    scores = results.tables.get("scores") or SCORES + "\n"
+    workdir.write_bytes(folder / "matches.csv", matches.encode())
+    workdir.write_bytes(folder / "scores.csv", scores.encode())
+    workdir.write_bytes(folder / "index.html", text.encode())
+    workdir.write_json(folder / "results.json", summary)
+  logging.info("report: %s", folder / "index.html")
+
+
+def summarize(results: Results, report: dict) -> dict[str, Any]:
+  """The contents of results.json; null where a stage did not run."""
+  return tables.finite(
+    workdir.plain(
+      {
+        "extraction": results.extraction,
+        "membership": results.membership,
+        "stages": {
+          name: {
+            key: meta[key]
+            for key in ("seconds", "version", "commit", "started", "hardware")
+            if key in meta
+          }
+          for name, meta in results.metas.items()
+        },
+        "data": results.data,
+        "config": results.config | {"report": report},
+        "version": diffmem.__version__,
+      }
+    )
+  )

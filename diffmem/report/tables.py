@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of the page: rows of strings, made from results."""
+
+import math
+import re
+from typing import Any
+
+from diffmem.report import verdict, words
+from diffmem.report.results import Results
+
+
+def tiles(results: Results) -> list[dict[str, str]]:
+  """The few figures that stand out: value, what of, what it is."""
+  shown = []
+  found = results.extraction
+  if found is not None:
+    held_out = found["held_out"]
+    shown.append(_tile(found["unique"], found["searched"], "member"))
+    shown[-1]["what"] = "training images reproduced"
+    if held_out["searched"]:
+      shown.append(_tile(held_out["unique"], held_out["searched"], "held"))
+      shown[-1]["what"] = "held-out images matched: the control"
+    many = [v for k, v in found.get("planted", {}).items() if int(k) > 1]
+    if many:
+      got, placed = (sum(v[i] for v in many) for i in (0, 1))
+      shown.append(_tile(got, placed, "plain"))
+      shown[-1]["what"] = "planted images found again"
+  for name, attack in (results.membership or {}).items():
+    if attack.get("auc"):
+      value, low, high = attack["auc"]
+      shown.append(
+        {
+          "value": f"{value:.3f}",
+          "of": f"[{low:.3f}, {high:.3f}]",
+          "what": f"AUC of the {name} attack; 0.5 is guessing",
+          "kind": "plain",
+        }
+      )
+      break
+  return shown
+
+
+def _tile(k: int, n: int, kind: str) -> dict[str, str]:
+  return {"value": words.count(k), "of": f"of {words.count(n)}", "kind": kind}
+
+
+def headline(results: Results) -> list[dict[str, str]]:
+  """Question, answer with its interval, and the control beside it."""
+  rows = []
+  if results.extraction is not None:
+    rows += _extraction_rows(results.extraction)
+  for name, attack in (results.membership or {}).items():
+    rows += _attack_rows(name, attack)
+  return rows
+
+
+def _extraction_rows(found: dict) -> list[dict[str, str]]:
+  held_out = found["held_out"]
+  searched = held_out["searched"]
+  rows = [
+    {
+      "what": "Training images reproduced",
+      "value": _of(found["unique"], found["searched"]),
+      "interval": _rate(found, found["unique"], found["searched"]),
+      "control": f"{_of(held_out['unique'], searched)} held-out images"
+      if searched
+      else "none: no held-out images",
+      "control_interval": _rate(held_out, held_out["unique"], searched),
+    }
+  ]
+  members, false, size = verdict.equal_sets(found)
+  if size and size != found["searched"]:
+    rows.append(
+      {
+        "what": "The same in sets of equal size",
+        "value": _of(members, size),
+        "interval": words.interval(words.exact_interval(members, size)),
+        "control": f"{_of(false, size)} held-out images",
+        "control_interval": words.interval(words.exact_interval(false, size)),
+      }
+    )
+  if held_out.get("real_searched"):
+    real, out_of = held_out["real_matches"], held_out["real_searched"]
+    rows.append(
+      {
+        "what": "Real held-out images that the rule would call a copy of a "
+        "training image",
+        "value": _of(real, out_of),
+        "interval": words.interval(words.exact_interval(real, out_of)),
+        "control": "how alike the data are by themselves",
+        "control_interval": "",
+      }
+    )
+  return rows
+
+
+def _rate(part: dict, k: int, n: int) -> str:
+  ends = part.get("unique_interval") or words.exact_interval(k, n)
+  return words.interval(ends) if n else ""
+
+
+def _of(k: int, n: int) -> str:
+  return f"{words.count(k)} of {words.count(n)}"
+
+
+def _attack_rows(name: str, attack: dict) -> list[dict[str, str]]:
+  rows = []
+  if attack.get("auc"):
+    rows.append(
+      {
+        "what": f"Membership, {name} attack: AUC",
+        "value": words.decimal(attack["auc"][0]),
+        "interval": words.interval(attack["auc"][1:], words.decimal),
+        "control": "0.5 by guessing",
+        "control_interval": "",
+      }
+    )
+  for fpr in _fprs(attack):
+    value, interval = rate_cell(attack, f"tpr@{fpr:g}")
+    rows.append(
+      {
+        "what": f"Membership, {name} attack: training images recognised at "
+        f"{words.share(fpr)} false alarms",
+        "value": value,
+        "interval": interval,
+        "control": f"{words.share(fpr)} by guessing",
+        "control_interval": "",
+      }
+    )
+  return rows
+
+
+def _fprs(attack: dict) -> list[float]:
+  keys = (re.fullmatch(r"tpr@([0-9.e-]+)", key) for key in attack)
+  return sorted((float(k[1]) for k in keys if k), reverse=True)
+
+
+def rate_cell(attack: dict, key: str) -> tuple[str, str]:
+  """(value, interval), or the words for what cannot be resolved."""
+  if attack.get(key) is not None:
+    value, low, high = attack[key]
+    return words.share(value), words.interval((low, high))
+  count = attack.get("non_members")
+  with_so_few = f" with {words.count(count)} non-members" if count else ""
+  return f"not resolvable{with_so_few}", ""
+
+
+def planted(found: dict) -> list[dict[str, Any]]:
+  """One row for each number of copies, most first."""
+  rows = []
+  entries = {int(k): v for k, v in found.get("planted", {}).items()}
+  for copies in sorted(entries, reverse=True):
+    got, out_of = entries[copies]
+    rows.append(
+      {
+        "copies": "once" if copies == 1 else f"{words.count(copies)} times",
+        "planted": words.count(out_of),
+        "found": words.count(got),
+        "share": words.share(got / out_of) if out_of else "–",
+        "percent": round(100 * got / out_of, 1) if out_of else 0,
+        "interval": words.interval(words.exact_interval(got, out_of)),
+      }
+    )
+  return rows
+
+
+def attacks(membership: dict) -> list[dict[str, Any]]:
+  """One row for each attack; by_copies and the sweep below it."""
+  shown = []
+  for name, attack in membership.items():
+    fprs = _fprs(attack)
+    shown.append(
+      {
+        "name": name,
+        "auc": _auc(attack.get("auc")),
+        "rates": [(f, *rate_cell(attack, f"tpr@{f:g}")) for f in fprs],
+        "settings": _settings(attack),
+        "by_copies": [
+          {
+            "copies": "once" if int(k) == 1 else f"{k} times",
+            "auc": _auc(v),
+          }
+          for k, v in sorted(
+            attack.get("by_copies", {}).items(), key=lambda kv: -int(kv[0])
+          )
+        ],
+        "sweep": [_sweep(entry, fprs, attack) for entry in _swept(attack)],
+        "fprs": fprs,
+        "t": attack.get("t"),
+      }
+    )
+  return shown
+
+
+def _swept(attack: dict) -> list[dict]:
+  return [entry for entry in attack.get("sweep", []) if entry.get("auc")]
+
+
+def _sweep(entry: dict, fprs: list[float], attack: dict) -> dict[str, Any]:
+  cells = []
+  for fpr in fprs:
+    value = entry.get(f"tpr@{fpr:g}")
+    if isinstance(value, list | tuple):
+      cells.append(f"{words.share(value[0])} ({words.interval(value[1:])})")
+    else:
+      cells.append("not resolvable" if value is None else words.share(value))
+  chosen = entry.get("t") == attack.get("t")
+  return {
+    "t": entry.get("t"),
+    "auc": _auc(entry["auc"]),
+    "rates": cells,
+    "chosen": chosen,
+  }
+
+
+def _auc(value: list[float] | float | None) -> str:
+  if value is None:
+    return "–"
+  if not isinstance(value, list | tuple):
+    return words.decimal(value)
+  return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
+
+
+def _settings(attack: dict) -> str:
+  parts = []
+  if attack.get("t") is not None:
+    parts.append(f"t = {attack['t']}")
+  if attack.get("draws") is not None:
+    parts.append(words.several(attack["draws"], "noise draw"))
+  for key, what in (("members", "member"), ("non_members", "non-member")):
+    if attack.get(key) is not None:
+      parts.append(words.several(attack[key], what))
+  return ", ".join(parts)
+
+
+def stages(results: Results) -> list[dict[str, str]]:
+  """Each finished stage: its time, machine, version."""
+  rows = []
+  for name, meta in results.metas.items():
+    machine = meta.get("hardware") or {}
+    where = [machine.get("devices"), machine.get("machine")]
+    if machine.get("cpus"):
+      where.append(words.several(machine["cpus"], "CPU core"))
+    software = [
+      f"{label} {machine[key]}"
+      for key, label in (("python", "Python"), ("jax", "JAX"))
+      if machine.get(key)
+    ]
+    rows.append(
+      {
+        "name": name,
+        "seconds": words.seconds(meta.get("seconds")),
+        "runs": words.count(meta.get("runs", 1)),
+        "started": str(meta.get("started", "")).replace("T", " ")[:16],
+        "hardware": ", ".join(str(w) for w in where if w),
+        "software": ", ".join(software),
+        "version": str(meta.get("version", "")),
+        "commit": str(meta.get("commit") or "")[:10],
+      }
+    )
+  return rows
+
+
+def total_seconds(results: Results) -> str:
+  """The time of all finished stages together."""
+  return words.seconds(
+    sum(meta.get("seconds") or 0.0 for meta in results.metas.values())
+  )
+
+
+def finite(value: Any) -> Any:
+  """The same plain value, with null for what JSON cannot say."""
+  if isinstance(value, dict):
+    return {key: finite(v) for key, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [finite(v) for v in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was found, in sentences; every claim stands beside its control."""
+
+import scipy.stats
+
+from diffmem.report import words
+from diffmem.report.results import Results
+
+CLEAR = 0.01  # below this probability, false matches do not explain it
+
+
+def verdict(results: Results) -> tuple[str, list[str]]:
+  """(the first sentence, further sentences), plain text."""
+  said = []
+  if results.extraction is not None:
+    said += extraction(results.extraction)
+  if results.membership is not None:
+    said += membership(results.membership)
+  if not said:
+    said = ["No attack has finished in this folder, so nothing is known yet."]
+  if results.extraction is None:
+    said.append(
+      "Whether generations reproduce training images is not known: the "
+      f"extraction stage {_why_not(results, 'extraction')}."
+    )
+  if results.membership is None:
+    said.append(
+      "Whether the model tells its training images from others is not known: "
+      f"the membership stage {_why_not(results, 'membership')}."
+    )
+  return said[0], said[1:]
+
+
+def _why_not(results: Results, stage: str) -> str:
+  return (
+    "began but has not finished"
+    if stage in results.unfinished
+    else "has not run"
+  )
+
+
+def extraction(found: dict) -> list[str]:
+  """Reproduced images, the control, whether it differs, what was planted."""
+  unique, searched = found["unique"], found["searched"]
+  held_out = found["held_out"]
+  among = words.several(found["generated"], "generated image")
+  if unique:
+    verb = "was" if unique == 1 else "were"
+    lead = (
+      f"{words.count(unique)} of {words.several(searched, 'training image')} "
+      f"{verb} reproduced among {among}"
+    )
+  else:
+    images = words.several(searched, "training image")
+    lead = f"None of {images} was reproduced among {among}"
+  if not held_out["searched"]:
+    return [
+      f"{lead}. This number has no control.",
+      "There were no held-out images to search for, so it is not known how "
+      "many of these matches any set of images would give: do not rely on "
+      "them.",
+      *_planted(found),
+    ]
+  others = words.several(held_out["searched"], "held-out image")
+  gave = words.count(held_out["unique"])
+  lead += (
+    f". The same search for {others}, which the model never saw, found {gave}."
+  )
+  return [lead, *_compared(found), *_planted(found)]
+
+
+def equal_sets(found: dict) -> tuple[int, int, int]:
+  """(members found, held-out found, searched in each), equal in number."""
+  held_out = found["held_out"]
+  control = found.get("control") or {
+    "members": found["unique"],
+    "held_out": held_out["unique"],
+    "searched": held_out["searched"],
+  }
+  return control["members"], control["held_out"], control["searched"]
+
+
+def difference(found: dict) -> float:
+  """P(a difference this large or larger, were both sets alike).
+
+  Fisher's exact test, one-sided, on sets of equal size.
+  """
+  members, false, searched = equal_sets(found)
+  if not searched:
+    return 1.0
+  table = [[members, searched - members], [false, searched - false]]
+  return float(scipy.stats.fisher_exact(table, alternative="greater").pvalue)
+
+
+def _compared(found: dict) -> list[str]:
+  members, false, searched = equal_sets(found)
+  said = []
+  if searched != found["searched"]:
+    said.append(
+      f"In sets of equal size, {words.count(searched)} images each, "
+      f"{words.count(members)} training and {words.count(false)} held-out "
+      "images were found."
+    )
+  p = difference(found)
+  if p < CLEAR:
+    said.append(
+      "False matches do not explain the difference: were training and "
+      "held-out images alike, one this large would arise with probability "
+      f"{words.probability(p)} (Fisher’s exact test)."
+    )
+  elif members:
+    said.append(
+      "False matches alone can produce a difference this small (probability "
+      f"{words.probability(p)}, Fisher’s exact test): this is no evidence of "
+      "memorization."
+    )
+  else:
+    ends = found.get("unique_interval") or words.exact_interval(
+      found["unique"], found["searched"]
+    )
+    said.append(
+      "That does not prove that nothing was memorized: the 95% interval of "
+      f"the share reproduced reaches {words.share(ends[1])}, and more "
+      "generated images may find more."
+    )
+  return said
+
+
+def _planted(found: dict) -> list[str]:
+  """How many of the images planted several times came back."""
+  rows = {int(k): v for k, v in found.get("planted", {}).items()}
+  many = {k: v for k, v in rows.items() if k > 1}
+  placed = sum(v[1] for v in many.values())
+  if not placed:
+    return []
+  hit = sum(v[0] for v in many.values())
+  lowest, highest = min(many), max(many)
+  times = f"{lowest}" if lowest == highest else f"{lowest} to {highest}"
+  text = (
+    f"Of {words.several(placed, 'image')} planted {times} times in the "
+    f"training set, {words.count(hit)} came back"
+  )
+  whole = [k for k, (got, out_of) in many.items() if out_of and got == out_of]
+  sure = [k for k in whole if all(j in whole for j in many if j >= k)]
+  if sure and hit < placed:
+    text += f", among them every one planted {min(sure)} times or more"
+  elif hit == placed:
+    text = text.replace(f"{words.count(hit)} came", "every one came")
+  if rows.get(1, [0, 0])[1]:
+    got, out_of = rows[1]
+    text += (
+      f"; of the {words.count(out_of)} ordinary images, seen once, "
+      f"{words.count(got)} did"
+    )
+  return [f"{text}."]
+
+
+def membership(found: dict) -> list[str]:
+  """The strongest attack, as its AUC and its hits at 1% false alarms."""
+  scored = {k: v for k, v in found.items() if v.get("auc")}
+  if not scored:
+    return []
+  name = max(scored, key=lambda k: scored[k]["auc"][0])
+  best = scored[name]
+  value, low, high = best["auc"]
+  ends = f"{low:.3f} to {high:.3f}"
+  if low <= 0.5 <= high:
+    text = (
+      f"Asked which images it was trained on, the model gives nothing away "
+      f"that the {name} attack can read: its AUC is {value:.3f} (95% interval "
+      f"{ends}), and 0.5 is guessing"
+    )
+  else:
+    text = (
+      f"Given a training image and one it never saw, the {name} attack picks "
+      f"the training image with probability {value:.3f} (AUC; 95% interval "
+      f"{ends}); guessing gives 0.5"
+    )
+  tpr = best.get("tpr@0.01")
+  if tpr:
+    text += (
+      f". At 1% false alarms it recognises {words.share(tpr[0])} of the "
+      f"training images ({words.interval(tpr[1:])})"
+    )
+  return [f"{text}."]
