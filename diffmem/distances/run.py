@@ -23,7 +23,7 @@ def search(
   *,
   k: int,
   block: int,
-  show: bool = True,
+  progress: bool = True,
 ) -> dict[str, int]:
   """Writes the nearest references of each query; returns what was searched.
 
@@ -33,7 +33,7 @@ def search(
     references: uint8 images [m h w c].
     k: neighbours a query; fewer where there are fewer references.
     block: queries at a time, and in a chunk.
-    show: progress on stderr.
+    progress: show the rate and the time left.
 
   Returns:
     queries, references: how many; k: the neighbours that were kept.
@@ -52,7 +52,7 @@ def search(
   index = None
   finished = min(len(done) * chunk, n)
   with Progress(
-    n, what=name, unit="queries", done=finished, enabled=show
+    n, what=name, unit="queries", done=finished, enabled=progress
   ) as bar:
     for number in range(-(-n // chunk)):
       if number in done:

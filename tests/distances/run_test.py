@@ -26,7 +26,7 @@ def test_equals_the_search_in_memory(tmp_path, from_store):
     for i in range(3):
       queries.write(i, QUERIES[10 * i : 10 * i + 10])
   found = run.search(
-    tmp_path / "a_to_b", queries, REFERENCES, k=5, block=8, show=False
+    tmp_path / "a_to_b", queries, REFERENCES, k=5, block=8, progress=False
   )
   assert found == {"queries": 25, "references": 12, "k": 5}
   expected = distances.nearest(QUERIES, REFERENCES, 5)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses: their values, the noise they share, and how they resume."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffmem import store
+from diffmem.denoiser import Denoiser, finite_set
+from diffmem.diffusion import schedules
+from diffmem.membership import signals
+
+SCHEDULE = schedules.linear()
+SHAPE = (4, 4, 1)
+IMAGES = np.random.default_rng(0).integers(0, 256, (11, *SHAPE), np.uint8)
+OPTIONS = {"t": (10, 300), "draws": 3, "seed": 7, "batch": 4, "progress": False}
+
+
+def plain(images):
+  return images.astype(np.float32) / np.float32(127.5) - 1
+
+
+def linear_eps(x_t, t, cond):
+  return 0.3 * x_t + t[:, None, None, None] / 1000.0
+
+
+def denoiser(eps=linear_eps, **kw):
+  return Denoiser(eps, SCHEDULE, SHAPE, **kw)
+
+
+def test_values_against_a_loop():
+  got = signals.losses(denoiser(), IMAGES, **OPTIONS)
+  assert got.shape == (11, 2, 3)
+  assert got.dtype == np.float32
+  expected = np.empty_like(got)
+  for i, image in enumerate(plain(IMAGES).astype(np.float64)):
+    for a, t in enumerate(OPTIONS["t"]):
+      ab = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[: t + 1])
+      for j in range(3):
+        eps = np.asarray(signals.noise(7, t, j, SHAPE), np.float64)
+        x_t = np.sqrt(ab) * image + np.sqrt(1 - ab) * eps
+        expected[i, a, j] = np.mean((0.3 * x_t + t / 1000 - eps) ** 2)
+  np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_noise_is_common_to_all_images_and_models():
+  """A model that predicts 0 has the loss of the noise alone."""
+  zero = denoiser(lambda x_t, t, cond: 0 * x_t)
+  got = signals.losses(zero, IMAGES, **OPTIONS)
+  np.testing.assert_array_equal(got, np.broadcast_to(got[:1], got.shape))
+  per_draw = got[0].ravel()
+  assert len(set(per_draw.tolist())) == 6  # each (t, j) has its own
+  for a, t in enumerate(OPTIONS["t"]):
+    for j in range(3):
+      eps = signals.noise(7, t, j, SHAPE)
+      np.testing.assert_allclose(got[0, a, j], jnp.mean(eps**2), rtol=1e-5)
+  other = {**OPTIONS, "t": (300,), "draws": 2}
+  alone = signals.losses(zero, IMAGES[5:6], **other)
+  np.testing.assert_array_equal(alone[0, 0], got[0, 1, :2])
+  reseeded = signals.losses(zero, IMAGES, **{**OPTIONS, "seed": 8})
+  assert not np.any(reseeded[0] == got[0])
+
+
+@pytest.mark.parametrize("batch", [1, 5, 8, 11, 512])
+def test_block_size_does_not_matter(batch):
+  got = signals.losses(denoiser(), IMAGES, **{**OPTIONS, "batch": batch})
+  expected = signals.losses(denoiser(), IMAGES, **OPTIONS)
+  np.testing.assert_allclose(got, expected, rtol=2e-6)
+
+
+def test_uint8_and_floats_are_the_same_images():
+  np.testing.assert_allclose(
+    signals.losses(denoiser(), plain(IMAGES), **OPTIONS),
+    signals.losses(denoiser(), IMAGES, **OPTIONS),
+    rtol=1e-5,
+  )
+
+
+def test_a_host_model_gives_the_same():
+  def on_host(x_t, t, cond):
+    assert not isinstance(x_t, jax.core.Tracer)
+    return linear_eps(np.asarray(x_t), np.asarray(t), cond)
+
+  np.testing.assert_allclose(
+    signals.losses(denoiser(on_host, traceable=False), IMAGES, **OPTIONS),
+    signals.losses(denoiser(), IMAGES, **OPTIONS),
+    rtol=1e-5,
+  )
+
+
+def counting(calls):
+  def eps(x_t, t, cond):
+    calls.append(len(x_t))
+    if len(calls) == 8:
+      raise KeyboardInterrupt
+    return linear_eps(x_t, t, cond)
+
+  return denoiser(eps, traceable=False)
+
+
+def test_finished_blocks_are_not_computed_again(tmp_path):
+  calls = []
+  path = tmp_path / "losses"
+  with pytest.raises(KeyboardInterrupt):
+    signals.losses(counting(calls), IMAGES, path=path, **OPTIONS)
+  assert store.open(path).written() == [0]
+  got = signals.losses(counting(calls), IMAGES, path=path, **OPTIONS)
+  assert len(calls) == 8 + 2 * 6  # two of three blocks, 6 calls each
+  calm = signals.losses(
+    denoiser(linear_eps, traceable=False), IMAGES, **OPTIONS
+  )
+  np.testing.assert_array_equal(got, calm)
+  np.testing.assert_array_equal(store.open(path)[:], calm)
+  signals.losses(counting(calls), IMAGES, path=path, **OPTIONS)
+  assert len(calls) == 20
+
+
+def test_a_loss_that_is_not_finite_names_its_images(tmp_path):
+  def eps(x_t, t, cond):
+    bad = (t[:, None, None, None] == 300) & (x_t.max((1, 2, 3)) > 50)[
+      :, None, None, None
+    ]
+    return jnp.where(bad, jnp.nan, x_t)
+
+  images = 0 * plain(IMAGES)
+  wild = denoiser(eps, encode=lambda x: jnp.where(x > 0.5, 1000.0, x))
+  images[[6, 9]] = 1.0
+  ids = np.arange(11) * 10
+  with pytest.raises(
+    FloatingPointError, match=r"loss of 1 images .* t = 300 \(ids 60\)"
+  ) as error:
+    signals.losses(wild, images, ids=ids, path=tmp_path / "losses", **OPTIONS)
+  assert "\n" not in str(error.value)
+  assert store.open(tmp_path / "losses").written() == [0]
+
+
+def test_labels_reach_the_model():
+  pixels = plain(IMAGES)
+  labels = np.arange(11) % 2
+  model = finite_set(pixels, SCHEDULE, labels=labels)
+  options = {**OPTIONS, "t": (300,)}
+  right = signals.losses(model, IMAGES, cond=labels, **options)
+  wrong = signals.losses(model, IMAGES, cond=1 - labels, **options)
+  none = signals.losses(model, IMAGES, **options)
+  assert right.mean() < none.mean() + 1e-3 < wrong.mean()
+  with pytest.raises(ValueError, match=r"labels run from 0 to 5.* 0..1"):
+    signals.losses(model, IMAGES, cond=np.arange(11) % 6, **options)
+  with pytest.raises(ValueError, match="2 labels for 11 images"):
+    signals.losses(model, IMAGES, cond=labels[:2], **options)
+
+
+@pytest.mark.parametrize(
+  ("images", "message"),
+  [
+    (IMAGES[:, :3], r"images have shape \(11, 3, 4, 1\).*\[n, 4, 4, 1\]"),
+    (IMAGES[0], "images have shape"),
+    (IMAGES[:0], "0 images"),
+    (IMAGES.astype(np.int32), "images are int32"),
+    (IMAGES.astype(np.float32), "reach from .* floats in"),
+    (plain(IMAGES) * np.nan, "reach from nan to nan"),
+  ],
+)
+def test_images_that_the_model_cannot_take(images, message):
+  with pytest.raises(ValueError, match=message):
+    inspect.unwrap(signals.losses)(denoiser(), images, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"t": (1000,)}, "t=1000 is outside this schedule"),
+    ({"t": ()}, "one or more distinct times"),
+    ({"t": (5, 5)}, "one or more distinct times"),
+    ({"draws": 0}, "draws = 0, expected at least 1"),
+    ({"batch": 0}, "batch = 0, expected at least 1"),
+  ],
+)
+def test_nothing_to_compute(change, message):
+  with pytest.raises(ValueError, match=message):
+    signals.losses(denoiser(), IMAGES, **OPTIONS | change)
