@@ -16,7 +16,10 @@ i the image at d_1 (Carlini et al., arXiv 2301.13188, section 5.1)
 The ratio asks that the image stand out among its neighbours: near-duplicates
 of it in training lower the mean a little, unlike a test of d_1 / d_2, which
 they blind. delta is calibrated: on images in no training set, the smallest d_1
-of each among the generations that pass the ratio, at a stated rate.
+of each among the generations that pass the ratio, at a stated rate. It stays
+below alpha times the mean distance of a typical such image (the median one) to
+its n nearest others: beyond, where the calibration may have nothing to say,
+unlike images are as near.
 """
 
 import dataclasses
@@ -182,5 +185,6 @@ def calibrate(
   """The rule whose delta lets through `false_match_rate` of unseen ids."""
   check(alpha, neighbours, centring)
   best = best_distances(calibration, alpha=alpha, centring=centring)
-  found = stats.calibrate(best, false_match_rate, seed)
+  cap = min(alpha * float(np.median(calibration.centres)), 1.0) or 1.0
+  found = stats.calibrate(best, false_match_rate, seed, cap=cap)
   return Rule(found.delta, alpha, neighbours, centring), found

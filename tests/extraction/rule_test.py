@@ -133,8 +133,24 @@ def test_calibration_on_known_numbers():
     calibration, **options, neighbours=3, false_match_rate=0.05, seed=0
   )
   assert made == Rule(found.delta, 0.5, 3, "generation")
-  assert found == stats.calibrate(close, 0.05, 0)
+  assert found == stats.calibrate(close, 0.05, 0, cap=0.5)
   assert np.sum(close <= made.delta) == 5  # 5% of 100 ids
+
+
+def test_without_evidence_delta_is_a_share_of_the_usual_distance():
+  """No generation passes the ratio: delta is not left at 1."""
+  nearest = Nearest(np.arange(9), np.full(9, 0.3), np.full(9, 0.35))
+  centres = np.linspace(0.1, 0.5, 9)
+  made, found = rule.calibrate(
+    Searched(np.arange(9), nearest, centres),
+    alpha=0.5,
+    neighbours=3,
+    centring="generation",
+    false_match_rate=0.01,
+    seed=0,
+  )
+  assert found.method == "cap"
+  np.testing.assert_allclose(made.delta, 0.5 * 0.3)
 
 
 def test_ids_that_are_nearest_to_nothing_have_no_distance():
