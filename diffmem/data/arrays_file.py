@@ -41,8 +41,9 @@ def npz(argument: str, fit: Fit, data_dir: object) -> Dataset:
   again = ids[1:][np.diff(ids) == 0]
   if len(again):
     raise ValueError(f"ids in {argument} must be unique: {again[0]} is not")
+  captions = None
   if "captions" in arrays:
-    captions = as_captions(arrays["captions"], argument)[order].tolist()
+    captions = tuple(as_captions(arrays["captions"], argument)[order].tolist())
   if fit.crop == "none" and fit.resize is None:
     images = images[order]
   else:
@@ -54,7 +55,7 @@ def npz(argument: str, fit: Fit, data_dir: object) -> Dataset:
     images=images,
     ids=ids,
     labels=None if labels is None else labels[order].astype(np.int64),
-    captions=tuple(captions) if "captions" in arrays else None,
+    captions=captions,
   )
 
 
@@ -65,6 +66,7 @@ def read(argument: str) -> dict[str, Shaped[np.ndarray, "..."]]:
     raise FileNotFoundError(
       f"source 'npz:{argument}': no such file; expected npz:PATH"
     )
+  found: list[str] = []
   try:
     with path.open("rb") as f, np.load(f, allow_pickle=False) as file:
       found = list(file.files)

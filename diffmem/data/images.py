@@ -152,7 +152,7 @@ def to_array(
   transparent = False
   if image.has_transparency_data:
     image = image.convert("RGBA")
-    transparent = image.getextrema()[3][0] < 255
+    transparent = bool(np.asarray(image.getchannel("A")).min() < 255)
     white = Image.new("RGBA", image.size, "white")
     image = Image.alpha_composite(white, image)
   pixels = np.asarray(image.convert("RGB"))

@@ -77,10 +77,9 @@ def shares(
   count: int, held_out: int | None, calibration: int | None
 ) -> tuple[int, int]:
   """Sizes of the two parts: half and half, or the rest beside a given one."""
-  if held_out is None and calibration is None:
-    held_out = count - count // 2
   if held_out is None:
-    held_out = max(count - calibration, 0)
+    rest = count - count // 2 if calibration is None else count - calibration
+    held_out = max(rest, 0)
   if calibration is None:
     calibration = max(count - held_out, 0)
   if min(held_out, calibration) < 0:

@@ -27,12 +27,13 @@ def digits(argument: str, fit: Fit, data_dir: object) -> Dataset:
   """Levels 0..16 become pixels round(level * 255 / 16)."""
   if argument:
     raise ValueError(f"source 'digits:{argument}': digits take no argument")
-  bunch = datasets.load_digits()
-  images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+  levels, labels = datasets.load_digits(return_X_y=True)
+  images = np.round(np.asarray(levels) * (255 / 16)).astype(np.uint8)
+  images = images.reshape(-1, 8, 8, 1)
   return Dataset(
     images=np.stack([fit(image) for image in images]),
     ids=np.arange(len(images)),
-    labels=bunch.target.astype(np.int64),
+    labels=np.asarray(labels, np.int64),
     info={"class_names": [str(digit) for digit in range(10)]},
   )
 

@@ -165,16 +165,6 @@ def split(
     path=path,
   )
   pool = np.sort(np.concatenate([inside, outside]))
-  info = {
-    "name": name,
-    "seed": seed,
-    "members": len(inside),
-    "held_out": len(outside),
-    "calibration": len(third),
-    "planted": [list(map(int, pair)) for pair in planted],
-    "shadows": shadows,
-    **info,
-  }
   drawn = Split(
     members=inside,
     held_out=outside,
@@ -183,7 +173,11 @@ def split(
     pool=pool,
     shadows=halves(len(pool), shadows, seed) if shadows else None,
   )
-  return dataclasses.replace(drawn, info={**info, "sha256": drawn.digest})
+  counts = {key: len(getattr(drawn, key)) for key in SETS}
+  pairs = [list(map(int, pair)) for pair in planted]
+  made = {"name": name, "seed": seed, **counts, "planted": pairs}
+  info = {**made, "shadows": shadows, **info, "sha256": drawn.digest}
+  return dataclasses.replace(drawn, info=info)
 
 
 def plant(

@@ -43,12 +43,12 @@ def tfds(
   prepared = find(folder, match["name"], match["config"], match["version"])
   import tensorflow_datasets  # here: it takes most of a second
 
-  builder = tensorflow_datasets.builder_from_directory(prepared)
+  builder = tensorflow_datasets.builder_from_directory(builder_dir=prepared)
   known = list(builder.info.splits)
   if re.split(r"\W", split)[0] not in known:
     raise ValueError(f"{prepared} has no split {split!r}: it has {known}")
   try:
-    rows = builder.as_data_source(split)
+    rows = builder.as_data_source(split=split)
   except NotImplementedError:
     raise ValueError(
       f"{prepared} is not in array_record format: {how(match['name'], folder)}"
@@ -62,8 +62,12 @@ def find(
 ) -> pathlib.Path:
   """<folder>/name[/config]/version, the newest version unless one is named."""
   base = folder / name / config if config else folder / name
-  files = sorted(base.glob(f"{version or '*'}/dataset_info.json"))
-  versions = [file.parent for file in files]
+  # A folder like 1.0.0.incompleteXYZ is of a preparation that was stopped.
+  versions = [
+    file.parent
+    for file in base.glob("*/dataset_info.json")
+    if re.fullmatch(version or r"\d+\.\d+\.\d+", file.parent.name)
+  ]
   if versions:
     return max(versions, key=lambda path: [*map(int, path.name.split("."))])
   configs = sorted(
@@ -143,7 +147,9 @@ def to_dataset(
   ids, order = np.arange(len(images)), np.arange(len(images))
   if names["id"] is not None:
     ids, order = order_by_id(columns["id"], source)
-  record = {f"{key}_feature": name for key, name in names.items()}
+  record: dict[str, Any] = {
+    f"{key}_feature": name for key, name in names.items()
+  }
   record["version"] = str(info.version)
   labels = None
   if names["label"] is not None:

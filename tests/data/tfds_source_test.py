@@ -185,6 +185,9 @@ def test_versions_and_configs_are_found(tmp_path):
     folder = tmp_path / "many" / f"config_{version[0]}" / version
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").touch()
+  stopped = tmp_path / "plain" / "11.0.0.incompleteABC"
+  stopped.mkdir()
+  (stopped / "dataset_info.json").touch()
   assert tfds_source.find(tmp_path, "plain", None, None).name == "10.0.0"
   found = tfds_source.find(tmp_path, "many", "config_9", None)
   assert found.name == "9.1.0"
