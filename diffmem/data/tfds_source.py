@@ -43,7 +43,8 @@ def tfds(
   prepared = find(folder, match["name"], match["config"], match["version"])
   import tensorflow_datasets  # here: it takes most of a second
 
-  builder = tensorflow_datasets.builder_from_directory(builder_dir=prepared)
+  open_folder: Any = tensorflow_datasets.builder_from_directory
+  builder = open_folder(prepared)
   known = list(builder.info.splits)
   if re.split(r"\W", split)[0] not in known:
     raise ValueError(f"{prepared} has no split {split!r}: it has {known}")
