@@ -9,12 +9,9 @@ from diffmem.bin import program
 
 def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
-  from diffmem.distances import run
+  from diffmem import audit
 
-  run.run(
-    workdir,
-    distances=config["distances"],
-  )
+  audit.find_neighbours(workdir, distances=config["distances"])
 
 
 def start() -> None:

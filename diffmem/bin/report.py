@@ -11,10 +11,8 @@ def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
   from diffmem.report import run
 
-  run.run(
-    workdir,
-    report=config["report"],
-  )
+  run.run(workdir, report=config["report"])
+  print(run.headline(workdir))
 
 
 def start() -> None:

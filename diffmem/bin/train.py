@@ -10,15 +10,16 @@ from diffmem.bin import program
 
 def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
-  from diffmem.train import run
+  from diffmem import audit
 
-  run.run(
+  audit.fit_model(
     workdir,
     seed=config["seed"],
     data=config["data"],
     models=config["models"],
     diffusion=config["diffusion"],
     train=config["train"],
+    sample=config["sample"],
   )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import diffmem
 from diffmem import workdir
-from diffmem.report import page, tables
+from diffmem.report import page, tables, verdict
 from diffmem.report.results import SECTIONS, Results, read
 
 MATCHES = (
@@ -62,6 +62,13 @@ def run(
     workdir.write_bytes(folder / "index.html", text.encode())
     workdir.write_json(folder / "results.json", summary)
   logging.info("report: %s", folder / "index.html")
+
+
+def headline(root: str | os.PathLike) -> str:
+  """The verdict in sentences, one a line, and where the page is."""
+  first, rest = verdict.verdict(read(root))
+  page_file = workdir.path(root) / "report" / "index.html"
+  return "\n".join([first, *rest, f"The whole report: {page_file}"])
 
 
 def summarize(results: Results, report: dict) -> dict[str, Any]:
