@@ -177,7 +177,7 @@ def roc(
         drawstyle="steps-post",
         color=colour,
         ls=_DASHES[i % 4],
-        label=name,
+        label=_name(name),
         lw=1.6,
       )
       for x in (0.01, 0.001):
@@ -211,7 +211,7 @@ def roc(
     "Share of members recognised against share of false alarms, on "
     "logarithmic axes, for: " + ", ".join(curves),
     draw,
-    size=(4.6, 4.6),
+    size=(4.2, 4.2),
   )
 
 
@@ -228,12 +228,13 @@ def sweep(name: str, attack: dict) -> Markup | None:
   def draw(ax: Axes) -> None:
     t = np.array([e["t"] for e in entries], float)
     value, low, high = np.array([e["auc"] for e in entries], float).T
-    ax.axhline(0.5, color=MUTED, lw=1, ls=(0, (2, 2)))
+    ax.axhline(0.5, color=MUTED, lw=1, ls=(0, (2, 2)), label="guessing")
     ax.errorbar(
       t,
       value,
       [value - low, high - value],
       color=MEMBER,
+      label=f"{_name(name)}, 95% interval",
       marker="o",
       ms=5,
       capsize=3,
@@ -245,21 +246,13 @@ def sweep(name: str, attack: dict) -> Markup | None:
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_tick_params(which="minor", length=0)
     ax.set(xlabel="noise level t", ylabel="AUC")
-    ax.annotate(
-      "guessing",
-      (1, 0.5),
-      xycoords=("axes fraction", "data"),
-      xytext=(-2, 3),
-      textcoords="offset points",
-      ha="right",
-      color=MUTED,
-    )
+    _legend(ax)
 
   return _svg(
     f"sweep-{name}",
     f"AUC of the {name} attack at {len(entries)} noise levels t",
     draw,
-    size=(5.6, 2.9),
+    size=(4.7, 2.7),
   )
 
 
@@ -295,7 +288,7 @@ def training(metrics: list[dict]) -> Markup | None:
     f"Training loss from {points[0][1]:.3g} to {points[-1][1]:.3g} over "
     f"{points[-1][0]:,} steps",
     draw,
-    size=(5.6, 2.9),
+    size=(4.7, 2.7),
   )
 
 
@@ -304,6 +297,12 @@ def _counted(ax: Axes, axis: str) -> None:
   which = ax.xaxis if axis == "x" else ax.yaxis
   which.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
   which.set_minor_formatter(NullFormatter())
+
+
+def _name(name: str) -> str:
+  """Short, and with no mathematics in it."""
+  short = name if len(name) <= 24 else name[:23] + "…"
+  return short.replace("$", r"\$")
 
 
 def _legend(ax: Axes) -> None:
@@ -321,7 +320,7 @@ def _svg(
   name: str,
   summary: str,
   draw: Callable[[Axes], None],
-  size: tuple[float, float] = (5.6, 3.6),
+  size: tuple[float, float] = (4.7, 3.2),
 ) -> Markup:
   """Draws, and returns markup with CSS colours and ids of its own."""
   out = io.StringIO()
@@ -339,6 +338,7 @@ def _svg(
   text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
   text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
   text = re.sub(r"font: (?:\w+ )?([\d.]+px) [^;\"]*", r"font-size: \1", text)
+  text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
   for colour, variable in _VARIABLES.items():
     text = text.replace(colour, f"var({variable})")
   safe = re.sub(r"[^a-z0-9-]", "-", name.lower())
@@ -349,7 +349,8 @@ def _svg(
   rest = text[text.index(">") + 1 :]
   label = html.escape(summary, quote=True)
   head = (
-    f'<svg class="figure" {box[0] if box else ""} role="img" '
+    f'<svg class="figure" style="max-width:{104 * size[0]:.0f}px" '
+    f'{box[0] if box else ""} role="img" '
     f'aria-label="{label}" xmlns="http://www.w3.org/2000/svg">'
   )
   return Markup(head + rest)

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-TARGET = 96  # CSS pixels of the longer side, about
-LARGEST = 160  # shown no larger than this
+TARGET = 112  # CSS pixels of the longer side, about
+LARGEST = 156  # shown no larger than this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,6 @@ def _picture(picture: Image.Image, target: int, limit: int = LARGEST):
 
 def _uri(picture: Image.Image) -> str:
   packed = io.BytesIO()
-  picture.save(packed, format="PNG", optimize=True)
+  picture.save(packed, format="PNG")
   encoded = base64.b64encode(packed.getvalue()).decode()
   return f"data:image/png;base64,{encoded}"

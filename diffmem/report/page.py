@@ -9,6 +9,7 @@ again from pixels, and the page forbids itself scripts and the network.
 import datetime
 import json
 import pprint
+import re
 from typing import Any
 
 import jinja2
@@ -53,7 +54,7 @@ def render(
     "data": _data(results),
     "model": _model(results),
     "config": results.config,
-    "config_json": json.dumps(tables.finite(results.config), indent=2),
+    "config_json": _json(results.config),
     "version": diffmem.__version__,
     "date": f"{today.day} {today:%B %Y}",
     "complete": all(key in results.config for key in SECTIONS),
@@ -66,7 +67,6 @@ def render(
       "planted": tables.planted(found),
       "yield_curve": figures.yield_curve(found),
       "histogram": figures.histogram(found),
-      "p_value": words.probability(verdict.difference(found)),
     }
     for name in _GALLERIES:
       limit = gallery if name == "matches" else min(gallery, 12)
@@ -176,6 +176,13 @@ def _model(results: Results) -> list[tuple[str, str]]:
   if train.get("weights"):
     rows.append(("sha256 of the weights", str(train["weights"])))
   return [(k, str(v)) for k, v in rows]
+
+
+def _json(value: Any) -> str:
+  """Indented, with lists of plain values on one line."""
+  text = json.dumps(tables.finite(value), indent=2, ensure_ascii=False)
+  flat = re.compile(r"\[\s+([^\[\]{}\"]*?)\s+\]")
+  return flat.sub(lambda m: f"[{' '.join(m[1].split())}]", text)
 
 
 def _short(value: Any) -> str:

@@ -133,7 +133,8 @@ def _json(file) -> dict | None:
 
 
 def _text(file) -> str:
-  return file.read_text() if file.exists() else ""
+  """Line ends as they are: tables are copied unchanged."""
+  return file.read_bytes().decode() if file.exists() else ""
 
 
 def _pairs(folder) -> dict[str, Pairs]:

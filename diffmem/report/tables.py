@@ -87,7 +87,7 @@ def _extraction_rows(found: dict) -> list[dict[str, str]]:
         "training image",
         "value": _of(real, out_of),
         "interval": words.interval(words.exact_interval(real, out_of)),
-        "control": "how alike the data are by themselves",
+        "control": "no model involved: how alike the data are",
         "control_interval": "",
       }
     )
@@ -125,6 +125,7 @@ def _attack_rows(name: str, attack: dict) -> list[dict[str, str]]:
         "interval": interval,
         "control": f"{words.share(fpr)} by guessing",
         "control_interval": "",
+        "resolved": bool(interval),
       }
     )
   return rows
@@ -169,6 +170,8 @@ def attacks(membership: dict) -> list[dict[str, Any]]:
   shown = []
   for name, attack in membership.items():
     fprs = _fprs(attack)
+    swept = _swept(attack)
+    told = [f for f in fprs if any(e.get(f"tpr@{f:g}") for e in swept)]
     shown.append(
       {
         "name": name,
@@ -184,8 +187,9 @@ def attacks(membership: dict) -> list[dict[str, Any]]:
             attack.get("by_copies", {}).items(), key=lambda kv: -int(kv[0])
           )
         ],
-        "sweep": [_sweep(entry, fprs, attack) for entry in _swept(attack)],
+        "sweep": [_sweep(entry, told, attack) for entry in swept],
         "fprs": fprs,
+        "swept_fprs": told,
         "t": attack.get("t"),
       }
     )
@@ -201,9 +205,11 @@ def _sweep(entry: dict, fprs: list[float], attack: dict) -> dict[str, Any]:
   for fpr in fprs:
     value = entry.get(f"tpr@{fpr:g}")
     if isinstance(value, list | tuple):
-      cells.append(f"{words.share(value[0])} ({words.interval(value[1:])})")
+      cells.append((words.share(value[0]), words.interval(value[1:])))
+    elif value is None:
+      cells.append(("not resolvable", ""))
     else:
-      cells.append("not resolvable" if value is None else words.share(value))
+      cells.append((words.share(value), ""))
   chosen = entry.get("t") == attack.get("t")
   return {
     "t": entry.get("t"),
@@ -213,7 +219,7 @@ def _sweep(entry: dict, fprs: list[float], attack: dict) -> dict[str, Any]:
   }
 
 
-def _auc(value: list[float] | float | None) -> str:
+def _auc(value: list | int | float | None) -> str:
   if value is None:
     return "–"
   if not isinstance(value, list | tuple):

@@ -48,11 +48,11 @@ def extraction(found: dict) -> list[str]:
     verb = "was" if unique == 1 else "were"
     lead = (
       f"{words.count(unique)} of {words.several(searched, 'training image')} "
-      f"{verb} reproduced among {among}"
+      f"{verb} reproduced in {among}"
     )
   else:
     images = words.several(searched, "training image")
-    lead = f"None of {images} was reproduced among {among}"
+    lead = f"None of {images} was reproduced in {among}"
   if not held_out["searched"]:
     return [
       f"{lead}. This number has no control.",
@@ -150,7 +150,7 @@ def _planted(found: dict) -> list[str]:
     got, out_of = rows[1]
     text += (
       f"; of the {words.count(out_of)} ordinary images, seen once, "
-      f"{words.count(got)} did"
+      f"{words.count(got) if got else 'none'} did"
     )
   return [f"{text}."]
 
@@ -163,23 +163,23 @@ def membership(found: dict) -> list[str]:
   name = max(scored, key=lambda k: scored[k]["auc"][0])
   best = scored[name]
   value, low, high = best["auc"]
-  ends = f"{low:.3f} to {high:.3f}"
+  ends = f"95% interval {low:.3f} to {high:.3f}"
   if low <= 0.5 <= high:
-    text = (
-      f"Asked which images it was trained on, the model gives nothing away "
-      f"that the {name} attack can read: its AUC is {value:.3f} (95% interval "
-      f"{ends}), and 0.5 is guessing"
-    )
+    said = [
+      f"The {name} attack on the model cannot tell training images from "
+      f"others: its AUC is {value:.3f} ({ends}), and 0.5 is guessing."
+    ]
   else:
-    text = (
-      f"Given a training image and one it never saw, the {name} attack picks "
-      f"the training image with probability {value:.3f} (AUC; 95% interval "
-      f"{ends}); guessing gives 0.5"
-    )
+    said = [
+      f"Given a training image and one the model never saw, the {name} attack "
+      f"picks the training image with probability {value:.3f} (AUC; {ends}); "
+      "guessing gives 0.5."
+    ]
   tpr = best.get("tpr@0.01")
   if tpr:
-    text += (
-      f". At 1% false alarms it recognises {words.share(tpr[0])} of the "
-      f"training images ({words.interval(tpr[1:])})"
+    said.append(
+      f"At 1% false alarms the {name} attack recognises "
+      f"{words.share(tpr[0])} of the training images "
+      f"({words.interval(tpr[1:])})."
     )
-  return [f"{text}."]
+  return said

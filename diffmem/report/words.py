@@ -7,17 +7,17 @@ from typing import Any
 import scipy.stats
 
 
-def count(n: float) -> str:
+def count(n: int | float) -> str:
   """4096 -> "4,096"."""
   return f"{int(n):,}"
 
 
-def several(n: float, one: str, many: str | None = None) -> str:
+def several(n: int | float, one: str, many: str | None = None) -> str:
   """(1, "image") -> "1 image"; (4, "image") -> "4 images"."""
   return f"{count(n)} {one if n == 1 else many or one + 's'}"
 
 
-def share(x: float) -> str:
+def share(x: int | float) -> str:
   """0.0367 -> "3.7%"; small shares keep two digits that matter."""
   percent = 100 * x
   if percent == 0:
@@ -27,24 +27,24 @@ def share(x: float) -> str:
   return f"{percent:.1f}%".replace(".0%", "%")
 
 
-def interval(ends: Sequence[float] | None, how=share) -> str:
+def interval(ends: Sequence[int | float] | None, how=share) -> str:
   """[0.02, 0.05] -> "2% to 5%"."""
   if ends is None:
     return ""
   return f"{how(ends[0])} to {how(ends[1])}"
 
 
-def decimal(x: float) -> str:
+def decimal(x: int | float) -> str:
   """Three decimals."""
   return f"{x:.3f}"
 
 
-def distance(x: float) -> str:
+def distance(x: int | float) -> str:
   """Four decimals; exactly 0 says so."""
   return "0" if x == 0 else f"{x:.4f}"
 
 
-def seconds(s: float | None) -> str:
+def seconds(s: int | float | None) -> str:
   """97.1 -> "1 min 37 s"."""
   if s is None:
     return ""
@@ -56,9 +56,9 @@ def seconds(s: float | None) -> str:
   return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def probability(p: float) -> str:
+def probability(p: int | float) -> str:
   """0.0312 -> "0.031"; tiny ones as "below 10⁻¹²"."""
-  if p >= 0.001:
+  if p >= 0.0001:
     return f"{p:.2g}"
   power = 0
   while p <= 0.1**power and power < 300:

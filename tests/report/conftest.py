@@ -10,9 +10,17 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-COLUMNS = (
-  "training_id,generation_id,distance,ratio,copies,hits,label,name,caption"
-).split(",")
+COLUMNS = [
+  "training_id",
+  "generation_id",
+  "distance",
+  "ratio",
+  "copies",
+  "hits",
+  "label",
+  "name",
+  "caption",
+]
 CONFIG = {
   "seed": 0,
   "data": {
@@ -122,7 +130,11 @@ class Workdir:
     writer.writeheader()
     for i, d in enumerate(np.sort(self.rng.uniform(low, high, count))):
       row = dict.fromkeys(COLUMNS, "")
-      row |= {"training_id": 10 * i, "generation_id": 7 * i + 1, "label": i % 10}
+      row |= {
+        "training_id": 10 * i,
+        "generation_id": 7 * i + 1,
+        "label": i % 10,
+      }
       row |= {"distance": f"{d:.8f}", "ratio": f"{8 * d:.8f}"}
       row |= {"copies": copies[i % len(copies)], "hits": count - i}
       writer.writerow(row | (texts or {}))
@@ -162,7 +174,10 @@ class Workdir:
     results = {
       "generated": 4096,
       "unique": matches,
-      "unique_interval": [0.8 * matches / searched, 1.2 * (matches + 1) / searched],
+      "unique_interval": [
+        0.8 * matches / searched,
+        1.2 * (matches + 1) / searched,
+      ],
       "searched": searched,
       "planted": {str(k): list(v) for k, v in COPIES.items()},
       "held_out": {
@@ -186,7 +201,11 @@ class Workdir:
           "expected_held_out": [0.6, 0, 3],
         },
       },
-      "other_centring": {"name": "training", "unique": 11, "held_out_unique": 0},
+      "other_centring": {
+        "name": "training",
+        "unique": 11,
+        "held_out_unique": 0,
+      },
       "yield": {
         "generated": budgets.tolist(),
         "members": (matches * (1 - np.exp(-budgets / 900))).tolist(),
@@ -250,3 +269,9 @@ class Workdir:
 def workdir(tmp_path):
   """A folder to be filled stage by stage."""
   return Workdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A folder in which every stage has finished; not to be written to."""
+  return Workdir(tmp_path_factory.mktemp("whole")).all()
