@@ -60,11 +60,15 @@ def fake(tmp_path, body):
 
 @pytest.fixture
 def run_fake(root, tmp_path):
+  """Runs a program with this body, with no compilation cache of the suite."""
+
   def call(body, *args, env=()):
+    kept = dict(os.environ, PYTHONPATH=str(root))
+    kept.pop("JAX_COMPILATION_CACHE_DIR", None)
     return subprocess.run(
       [sys.executable, str(fake(tmp_path, body)), *args],
       cwd=tmp_path,
-      env={**os.environ, "PYTHONPATH": str(root), **dict(env)},
+      env={**kept, **dict(env)},
       capture_output=True,
       text=True,
       timeout=120,

@@ -18,6 +18,7 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 import ml_collections
@@ -212,12 +213,16 @@ def _cache_compilations() -> None:
   """Keeps compiled programs between runs, where the folder is writable."""
   default = pathlib.Path.home() / ".cache" / "diffmem"
   folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(default))
-  if "://" in folder:
-    return
-  with contextlib.suppress(OSError):
-    os.makedirs(folder, exist_ok=True)
-  if not os.access(folder, os.W_OK):
-    del os.environ["JAX_COMPILATION_CACHE_DIR"]
+  if "://" not in folder:
+    with contextlib.suppress(OSError):
+      os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+      del os.environ["JAX_COMPILATION_CACHE_DIR"]
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+  # A run that was killed may leave half an entry: it is compiled again.
+  warnings.filterwarnings(
+    "ignore", message="Error (reading|writing) persistent compilation cache"
+  )
 
 
 def _say(name: str, text: str) -> None:
