@@ -102,6 +102,18 @@ def test_one_choice_does_not_move_another():
   assert len(changed | {plain.digest}) == 6
 
 
+def test_each_choice_has_its_own_stream(monkeypatch):
+  used = []
+
+  def recorded(count, *stream):
+    used.append(stream)
+    return np.arange(count)
+
+  monkeypatch.setattr(splits, "permutation", recorded)
+  split(planted=((5, 3),), shadows=4)
+  assert len(used) == len(set(used)) == 4
+
+
 def test_shadows_are_complementary_halves():
   found = split(shadows=6)
   assert found.shadows.shape == (6, 35)
