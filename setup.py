@@ -38,7 +38,7 @@ setuptools.setup(
     "diffmem.configs",
   ],
   package_dir={"diffmem.configs": "configs"},
-  package_data={"diffmem.report": ["*.html", "*.css", "*.js", "*.jinja"]},
+  package_data={"diffmem.report": ["templates/*"]},
   install_requires=[
     "absl-py",
     "etils[epath]",
