@@ -118,7 +118,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       batch=512,
       bootstrap=1000,
     ),
-    report=dict(title="What a DDPM keeps of CIFAR-10"),
+    report=dict(
+      title="What a DDPM keeps of CIFAR-10",
+      gallery=96,  # pairs of images shown
+    ),
   )
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:

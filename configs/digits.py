@@ -106,7 +106,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       batch=512,
       bootstrap=1000,
     ),
-    report=dict(title="What a DDPM keeps of handwritten digits"),
+    report=dict(
+      title="What a DDPM keeps of handwritten digits",
+      gallery=48,  # pairs of images shown
+    ),
   )
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
