@@ -30,7 +30,15 @@ CONFIG = {
       "path": None,
     },
   },
-  "models": {"name": "mlp", "width": 32, "blocks": 1, "num_classes": None},
+  "models": {
+    "name": "mlp",
+    "num_classes": None,
+    "dtype": "float32",
+    "width": 32,
+    "blocks": 1,
+    "dropout": 0.0,
+    "time_scale": 1.0,
+  },
   "diffusion": {
     "schedule": {"name": "linear", "steps": 50},
     "prediction": "eps",
@@ -161,6 +169,10 @@ def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
     workdir.require(tmp_path, "train")
 
 
+# A read that fails leaves orbax's coroutine unfinished, which pytest reports.
+@pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_a_damaged_checkpoint_is_named(calm, tmp_path):
   config = _config(train__steps=4)
   _train(tmp_path, config)
@@ -189,3 +201,18 @@ def test_bad_input_is_refused(calm, tmp_path, change, message):
   root = calm[0] if "models__width" in change else tmp_path
   with pytest.raises(ValueError, match=message):
     _train(root, _config(**change))
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+  _train(tmp_path, _config(train__steps=4))
+  restore = trained.checkpoint.Checkpointer.restore
+
+  def spoilt(self, abstract, step):
+    parts = restore(self, abstract, step)
+    leaves, tree = jax.tree.flatten(parts)
+    leaves[0] = leaves[0].at[..., 0].set(np.nan)
+    return jax.tree.unflatten(tree, leaves)
+
+  monkeypatch.setattr(trained.checkpoint.Checkpointer, "restore", spoilt)
+  with pytest.raises(ValueError, match=r"weights of .* are not finite; train"):
+    trained.load(tmp_path)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGKILL at random moments of every stage, then the same command again.
+
+A calm audit is made once. Then every stage is killed several times, some while
+a checkpoint or a chunk is being written, and rerun to its end: weights, bank,
+distances and results must be the calm ones, and no line or image doubled.
+"""
+
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from diffmem import store, workdir
+
+pytestmark = pytest.mark.slow
+
+STAGES = (
+  "train",
+  "sample",
+  "distances",
+  "extraction",
+  "membership",
+  "report",
+)
+KILLS = {
+  "train": 8,
+  "sample": 6,
+  "distances": 3,
+  "extraction": 2,
+  "membership": 3,
+  "report": 2,
+}
+# Small images and many small chunks: most of the time something is written.
+FLAGS = {
+  "models.width": 16,
+  "train.steps": 400,
+  "train.warmup": 10,
+  "train.checkpoint_every": 10,
+  "train.preview_every": 200,
+  "sample.n": 3000,
+  "sample.batch": 16,
+  "sample.steps": 4,
+  "distances.block": 16,
+  "membership.batch": 16,
+}
+
+
+def _start(stage: str, root: pathlib.Path) -> subprocess.Popen:
+  command = [
+    sys.executable,
+    "-m",
+    f"diffmem.bin.{stage}",
+    "--config=digits.py:debug",
+    f"--workdir={root}",
+    *(f"--config.{key}={value}" for key, value in FLAGS.items()),
+  ]
+  return subprocess.Popen(
+    command,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    cwd=root.parent,
+    env=os.environ | {"PYTHONPATH": str(_CHECKOUT)},
+  )
+
+
+_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+def _finish(stage: str, root: pathlib.Path) -> None:
+  run = _start(stage, root)
+  said, _ = run.communicate(timeout=600)
+  assert run.returncode == 0, said
+  assert workdir.require(root, stage)["status"] == "finished"
+
+
+def _status(root: pathlib.Path, stage: str) -> str:
+  file = root / stage / "meta.json"
+  return json.loads(file.read_text())["status"] if file.exists() else ""
+
+
+def _busy(root: pathlib.Path, stage: str) -> bool:
+  """Whether a checkpoint or a chunk is being written right now."""
+  patterns = {
+    "train": "train/checkpoints/*orbax-checkpoint-tmp*",
+    "sample": "sample/images/c/*/0/0/*.__lock",
+    "distances": "distances/*/*/c/*/*.__lock",
+    "membership": "membership/losses/c/*/*/*.__lock",
+  }
+  return stage in patterns and any(root.glob(patterns[stage]))
+
+
+def _kill_once(
+  stage: str, root: pathlib.Path, seconds: float, chance: random.Random
+) -> str:
+  """Starts the stage, kills it in its work: "busy", "random" or "missed"."""
+  run = _start(stage, root)
+  want_busy = chance.random() < 0.5
+  while _status(root, stage) != "started" and run.poll() is None:
+    time.sleep(0.005)
+  deadline = time.monotonic() + chance.uniform(0, seconds)
+  how = "random"
+  while time.monotonic() < deadline and run.poll() is None:
+    time.sleep(0.0005)
+  patience = time.monotonic() + seconds
+  while want_busy and run.poll() is None and time.monotonic() < patience:
+    if _busy(root, stage):
+      how = "busy"
+      break
+  run.kill()
+  run.communicate()
+  return how if _status(root, stage) == "started" else "missed"
+
+
+def _kill_often(stage, root, seconds, chance) -> list[str]:
+  landed = []
+  while len(landed) < KILLS[stage]:
+    how = _kill_once(stage, root, seconds, chance)
+    if how == "missed":
+      seconds /= 2  # it was done before: begin anew and strike earlier
+      _remove(root / stage)
+      continue
+    landed.append(how)
+  return landed
+
+
+def _remove(folder: pathlib.Path) -> None:
+  for file in sorted(folder.rglob("*"), reverse=True):
+    file.rmdir() if file.is_dir() else file.unlink()
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory) -> pathlib.Path:
+  root = tmp_path_factory.mktemp("calm") / "run"
+  for stage in STAGES:
+    _finish(stage, root)
+  return root
+
+
+@pytest.fixture(scope="module")
+def killed(calm, tmp_path_factory) -> tuple[pathlib.Path, dict]:
+  root = tmp_path_factory.mktemp("killed") / "run"
+  chance = random.Random(0)
+  landed = {}
+  for stage in STAGES:
+    seconds = workdir.require(calm, stage)["seconds"]
+    landed[stage] = _kill_often(stage, root, seconds, chance)
+    _finish(stage, root)
+  return root, landed
+
+
+def test_kills_landed_in_every_stage_and_in_writes(killed):
+  _, landed = killed
+  assert sum(map(len, landed.values())) >= 20
+  assert {stage: len(how) for stage, how in landed.items()} == KILLS
+  assert "busy" in landed["train"]
+  assert "busy" in landed["sample"]
+
+
+def test_training_went_on_to_the_same_weights(calm, killed):
+  root, _ = killed
+  metas = [workdir.require(r, "train") for r in (calm, root)]
+  assert metas[0]["weights"] == metas[1]["weights"]
+  assert metas[1]["runs"] > KILLS["train"]
+  lines = (root / "train" / "metrics.jsonl").read_text().splitlines()
+  steps = [json.loads(line)["step"] for line in lines]
+  assert steps == sorted(set(steps))
+  assert steps[-1] == FLAGS["train.steps"]
+
+
+@pytest.mark.parametrize("name", ["images"])
+def test_the_bank_is_bit_identical(calm, killed, name):
+  banks = [store.open(r / "sample" / name) for r in (calm, killed[0])]
+  assert banks[1].complete()
+  banks[1].verify()
+  assert (banks[0][:] == banks[1][:]).all()
+
+
+def test_distances_are_equal(calm, killed):
+  found = sorted(p.parent for p in calm.glob("distances/*/*/zarr.json"))
+  assert len(found) == 2 * 7
+  for path in found:
+    other = killed[0] / path.relative_to(calm)
+    assert (store.open(path)[:] == store.open(other)[:]).all(), path
+
+
+@pytest.mark.parametrize(
+  "file",
+  [
+    "extraction/results.json",
+    "extraction/matches.csv",
+    "extraction/near_misses.csv",
+    "membership/results.json",
+    "membership/scores.csv",
+    "report/matches.csv",
+    "report/scores.csv",
+  ],
+)
+def test_results_are_equal(calm, killed, file):
+  assert (calm / file).read_text() == (killed[0] / file).read_text()
+
+
+def test_losses_are_equal(calm, killed):
+  losses = [store.open(r / "membership" / "losses")[:] for r in (calm, killed[0])]
+  assert np.array_equal(*losses)
+
+
+def test_a_flipped_byte_stops_the_next_stage(killed):
+  root, _ = killed
+  (chunk,) = (root / "sample" / "images" / "c" / "3").rglob("0/0")
+  content = bytearray(chunk.read_bytes())
+  content[5] ^= 4
+  chunk.write_bytes(content)
+  _remove(root / "distances")
+  run = _start("distances", root)
+  said, _ = run.communicate(timeout=300)
+  assert run.returncode == 1
+  assert "images/c/3/0/0/0 (rows 48..63) is damaged" in said
+  assert "Traceback" not in said
