@@ -14,11 +14,12 @@ only distances strictly below a query's running k-th can enter: few do
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
-from diffmem.arrays import Float, Int, UInt8
+from diffmem.arrays import AnyArray, Float, Int, UInt8
 from diffmem.distances import metrics, tiled
 
 BLOCK = 2048
@@ -74,14 +75,21 @@ class Index:
     row_norms = tiled.norms(rows)
     rows = jax.device_put(rows)
     best = np.empty((len(queries), 0), np.int64)
-    waiting = None
-    for start, tile, tile_norms in self._tiles:
-      squared = tiled.squared(rows, tile, row_norms, tile_norms)
-      if waiting is not None:
-        best = self._merge(best, *waiting, k)
-      waiting = start, squared
-    best = np.sort(self._merge(best, *waiting, k), axis=1)
+    for start, squared in self._computed(rows, row_norms):
+      best = self._merge(best, start, squared, k)
+    best = np.sort(best, axis=1)
     return best & ((1 << self._id_bits) - 1), best >> self._id_bits
+
+  def _computed(
+    self, rows: Int[jax.Array, "n d"], row_norms: Int[np.ndarray, " n"]
+  ) -> Iterator[tuple[int, AnyArray]]:
+    """(first id, squared distances) of each tile, the next one under way."""
+    waiting = []
+    for start, tile, tile_norms in self._tiles:
+      waiting.append((start, tiled.squared(rows, tile, row_norms, tile_norms)))
+      if len(waiting) == 2:
+        yield waiting.pop(0)
+    yield from waiting
 
   def _merge(
     self,

@@ -9,6 +9,7 @@ been copied from: those counts are the false matches. (Carlini et al., arXiv
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -128,63 +129,83 @@ def extract(
     calibration: likewise; in no count.
     real: real held-out images as queries among the members.
     copies: how often each member is in the training set.
-    alpha: of the rule.
-    neighbours: of the rule.
-    centring: of the rule; the other one is reported beside it.
+    alpha, neighbours, centring: of the rule; the other centring is reported
+      beside it, with a delta of its own.
     false_match_rate: share of unseen ids that delta is to let through.
     seed: of the calibration's resampling.
     near: how many near misses to keep.
     control_members: as many members as held_out, where members has more.
   """
-  options = {"alpha": alpha, "neighbours": neighbours}
-  options |= {"false_match_rate": false_match_rate, "seed": seed}
-  rule, calibrated = rules.calibrate(calibration, centring=centring, **options)
+  calibrate = functools.partial(
+    rules.calibrate,
+    calibration,
+    alpha=alpha,
+    neighbours=neighbours,
+    false_match_rate=false_match_rate,
+    seed=seed,
+  )
+  rule, calibrated = calibrate(centring=centring)
   found, false = matches(members, rule), matches(held_out, rule)
-  equal = matches(control_members, rule) if control_members else found
-  other = next(c for c in rules.CENTRINGS if c != centring)
-  other_rule, _ = rules.calibrate(calibration, centring=other, **options)
+  other, _ = calibrate(
+    centring=next(c for c in rules.CENTRINGS if c != centring)
+  )
+  control = matches(control_members, rule) if control_members else found
   generated = len(members.nearest.rows)
-  real_matches = rules.passes(real, members.centres, rule)
   results = {
     "generated": generated,
-    "unique": len(found),
-    "unique_interval": stats.clopper_pearson(len(found), len(members.ids)),
-    "searched": len(members.ids),
+    **counted(found, members),
     "planted": planted(found, copies),
-    "held_out": {
-      "unique": len(false),
-      "searched": len(held_out.ids),
-      "unique_interval": stats.clopper_pearson(len(false), len(held_out.ids)),
-      "real_matches": int(real_matches.sum()),
+    "held_out": counted(false, held_out)
+    | {
+      "real_matches": int(rules.passes(real, members.centres, rule).sum()),
       "real_searched": len(real.rows),
     },
     "control": {
       "searched": len(held_out.ids),
-      "members": len(equal),
+      "members": len(control),
       "held_out": len(false),
     },
-    "rule": {
-      **dataclasses.asdict(rule),
-      "delta_interval": calibrated.interval,
-      "false_match_rate": false_match_rate,
-      "calibration": {
-        "searched": calibrated.searched,
-        "finite": calibrated.finite,
-        "method": calibrated.method,
-        "expected_held_out": calibrated.expected,
-      },
-    },
-    "other_centring": {
-      "name": other,
-      "delta": other_rule.delta,
-      "unique": len(matches(members, other_rule)),
-      "held_out_unique": len(matches(held_out, other_rule)),
-    },
+    "rule": described(rule, calibrated),
+    "other_centring": _other(members, held_out, other),
     "yield": yield_curve(found, false, generated),
     "histogram": histogram(members.nearest, held_out.nearest),
   }
   misses = near_misses(members, rule, near)
   return Extraction(rule, found, misses, false, held_out.ids, results)
+
+
+def _other(members: Searched, held_out: Searched, rule: Rule) -> dict:
+  return {
+    "name": rule.centring,
+    "delta": rule.delta,
+    "unique": len(matches(members, rule)),
+    "held_out_unique": len(matches(held_out, rule)),
+  }
+
+
+def counted(found: Found, searched: Searched) -> dict[str, Any]:
+  """How many distinct ids of how many, with the interval of the rate."""
+  unique, total = len(found), len(searched.ids)
+  return {
+    "unique": unique,
+    "unique_interval": stats.clopper_pearson(unique, total),
+    "searched": total,
+  }
+
+
+def described(rule: Rule, calibrated: stats.Calibration) -> dict[str, Any]:
+  """The rule, how delta came about, and what it is expected to let through."""
+  return {
+    **dataclasses.asdict(rule),
+    "delta_interval": calibrated.interval,
+    "false_match_rate": calibrated.rate,
+    "calibration": {
+      "searched": calibrated.searched,
+      "finite": calibrated.finite,
+      "method": calibrated.method,
+      "expected_held_out": calibrated.expected,
+    },
+  }
 
 
 def planted(

@@ -87,61 +87,62 @@ def _attack(
   seed: int,
   progress: bool,
   *,
-  alpha: float,
   neighbours: int,
-  centring: str,
-  false_match_rate: float,
-  gallery: int,
+  **options,
 ) -> attack.Extraction:
   """Reads the searches of all three sets and attacks."""
   ids = {name: getattr(split, name) for name in diffmem.data.SETS}
-  asked = neighbours
-  neighbours = min(asked, *(len(i) - 1 for i in ids.values()))
-  if neighbours < 1:
+  n = min(neighbours, _smallest(ids) - 1)
+  folder = workdir.path(root) / "distances"
+  sets = {
+    name: Searched(
+      i,
+      _nearest(folder / f"generations_to_{name}", dataset, n),
+      _centres(folder / f"{name}_to_{name}", dataset.take(i), n),
+    )
+    for name, i in ids.items()
+  }
+  smaller = {
+    name: search(bank, part, dataset.take(part), n, progress)
+    for name, part in _equal_parts(split, seed).items()
+  }
+  found = attack.extract(
+    sets["members"],
+    smaller.get("held_out", sets["held_out"]),
+    sets["calibration"],
+    _nearest(folder / "held_out_to_members", dataset, n),
+    copies=split.copies,
+    neighbours=n,
+    seed=seed,
+    near=options.pop("gallery"),
+    control_members=smaller.get("members"),
+    **options,
+  )
+  found.results["rule"]["neighbours_asked"] = neighbours
+  return found
+
+
+def _smallest(ids: dict[str, np.ndarray]) -> int:
+  """Size of the smallest set; ValueError where an image has no neighbour."""
+  smallest = min(map(len, ids.values()))
+  if smallest < 2:
     sizes = ", ".join(f"{len(i)} {name}" for name, i in ids.items())
     raise ValueError(
       f"the split has {sizes}: extraction needs at least 2 of each; raise "
       "data.split"
     )
-  images = {name: dataset.take(i) for name, i in ids.items()}
-  folder = workdir.path(root) / "distances"
-  sets = {
-    name: Searched(
-      i,
-      _nearest(folder / f"generations_to_{name}", dataset, neighbours),
-      _centres(folder / f"{name}_to_{name}", images[name], neighbours),
-    )
+  return smallest
+
+
+def _equal_parts(split, seed: int) -> dict[str, Int[np.ndarray, " m"]]:
+  """Of the larger of members and held_out, as many ids as the other has."""
+  ids = {"members": split.members, "held_out": split.held_out}
+  size = min(map(len, ids.values()))
+  return {
+    name: np.sort(np.random.default_rng(seed).choice(i, size, replace=False))
     for name, i in ids.items()
+    if len(i) > size
   }
-  real = _nearest(folder / "held_out_to_members", dataset, neighbours)
-  size = min(len(ids["members"]), len(ids["held_out"]))
-  control = None
-  for name in ("members", "held_out"):
-    if len(ids[name]) > size:
-      rows = _subset(len(ids[name]), size, seed)
-      smaller = search(
-        bank, ids[name][rows], images[name][rows], neighbours, progress
-      )
-      if name == "members":
-        control = smaller
-      else:
-        sets[name] = smaller
-  found = attack.extract(
-    sets["members"],
-    sets["held_out"],
-    sets["calibration"],
-    real,
-    copies=split.copies,
-    alpha=alpha,
-    neighbours=neighbours,
-    centring=centring,
-    false_match_rate=false_match_rate,
-    seed=seed,
-    near=gallery,
-    control_members=control,
-  )
-  found.results["rule"]["neighbours_asked"] = asked
-  return found
 
 
 def search(
@@ -206,10 +207,6 @@ def _centres(folder, images, neighbours: int) -> np.ndarray:
     d=images[0].size,
     neighbours=neighbours,
   )
-
-
-def _subset(n: int, size: int, seed: int) -> Int[np.ndarray, " m"]:
-  return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
 
 
 def _write(folder, dataset, split, bank, found, gallery: int) -> None:

@@ -47,13 +47,12 @@ def losses(
     denoiser: the model.
     images: [n h w c], uint8, or floats in [-1, 1].
     t: schedule indices, 0 the least noise.
-    draws: of the noise, at each t.
-    seed: of the noise.
+    draws, seed: of the noise, at each t.
     batch: images at a time (rounded up to a multiple of the devices); results
       do not depend on it beyond rounding.
-    cond: a class label for each image; for a model with labels, its null
-      condition where they are not given.
-    ids: names of the images in an error, 0..n-1 where not given.
+    cond: a class label for each image; where a model with labels is given
+      none, its null condition.
+    ids: names of the images in an error.
     path: a store that keeps finished blocks of `batch` images; what it holds
       is not computed again. The caller answers for its being of this model.
     progress: show the rate and the time left.
@@ -65,33 +64,41 @@ def losses(
   check_images(images, denoiser)
   check_times(denoiser, t, draws, batch)
   n = len(images)
-  shape = (n, len(t), draws)
+  cond = _cond(denoiser, cond, n)
+  names = np.arange(n) if ids is None else ids
   batch = min(batch, n)
-  out, done = np.empty(shape, np.float32), []
-  kept = None
-  if path is not None:
-    kept = store.create(path, shape=shape, dtype="float32", chunk=batch)
-    done = kept.written()
+  out = np.empty((n, len(t), draws), np.float32)
+  kept, done = _kept(path, out, batch)
   starts = [s for s in range(0, n, batch) if s // batch not in done]
+  finished = n - sum(min(batch, n - s) for s in starts)
   with Progress(
-    n,
-    what="membership",
-    unit="images",
-    done=n - sum(min(batch, n - s) for s in starts),
-    enabled=progress,
+    n, what="membership", unit="images", done=finished, enabled=progress
   ) as bar:
     for start, block in _blocks(
-      denoiser, images, starts, batch, _cond(denoiser, cond, n), t, draws, seed
+      denoiser, images, starts, batch, cond, t, draws, seed
     ):
       rows = slice(start, start + len(block))
-      _check_finite(block, np.arange(n)[rows] if ids is None else ids[rows], t)
+      _check_finite(block, names[rows], t)
       out[rows] = block
       if kept is not None:
         kept.write(start // batch, block)
       bar.update(len(block))
+  return out
+
+
+def _kept(
+  path: str | os.PathLike | None,
+  out: Float[np.ndarray, "n t draws"],
+  chunk: int,
+) -> tuple[store.Store | None, list[int]]:
+  """The store, if any, and its finished chunks, which are read into `out`."""
+  if path is None:
+    return None, []
+  kept = store.create(path, shape=out.shape, dtype="float32", chunk=chunk)
+  done = kept.written()
   for number in done:
     out[kept.rows(number)] = kept[kept.rows(number)]
-  return out
+  return kept, done
 
 
 @functools.lru_cache(maxsize=1)  # the next call may be at another t
