@@ -36,7 +36,7 @@ class Progress:
     enabled: bool = True,
   ):
     self._total, self._what, self._unit = total, what, unit
-    self._first = self._count = done
+    self._first = self._count = self._shown = done
     self._enabled = enabled
     self._bar = None
 
@@ -66,13 +66,14 @@ class Progress:
   def __exit__(self, kind, value, traceback) -> None:
     if self._bar is not None:
       self._bar.close()
-    elif self._enabled and kind is None and self._count > self._first:
+    elif self._enabled and kind is None and self._count > self._shown:
       self._log({})
 
   def _log(self, fields: dict[str, str]) -> None:
     seconds = max(time.monotonic() - self._start, 1e-9)
     rate = (self._count - self._first) / seconds
     left = (self._total - self._count) / max(rate, 1e-9)
+    self._shown = self._count
     extra = "".join(f", {key} {value}" for key, value in fields.items())
     _log.info(
       "%s: %d/%d %s, %.3g/s, %s left%s",
