@@ -19,6 +19,7 @@ from diffmem.report import figures, images, tables, verdict, words
 from diffmem.report.results import SECTIONS, Pairs, Results
 
 PREVIEWS = 6
+ASIDE = 12  # near misses, false matches
 _GALLERIES = ("matches", "near_misses", "false_matches")
 
 
@@ -30,8 +31,8 @@ def render(
   Args:
     results: what the stages left.
     title: the heading.
-    gallery: at most so many pairs in each gallery; a third of it for near
-      misses and false matches.
+    gallery: at most so many pairs of matches, and of the near misses and
+      false matches no more than that, nor than ASIDE.
     where: the workdir, as the commands on the page should name it.
   """
   if gallery < 0:
@@ -69,7 +70,7 @@ def render(
       "histogram": figures.histogram(found),
     }
     for name in _GALLERIES:
-      limit = gallery if name == "matches" else min(gallery, 12)
+      limit = gallery if name == "matches" else min(gallery, ASIDE)
       pairs = results.pairs.get(name, Pairs([]))
       context[name] = _gallery(pairs, limit)
   if membership is not None:

@@ -138,7 +138,7 @@ def _planted(found: dict) -> list[str]:
   times = f"{lowest}" if lowest == highest else f"{lowest} to {highest}"
   text = (
     f"Of {words.several(placed, 'image')} planted {times} times in the "
-    f"training set, {words.count(hit)} came back"
+    f"training set, {words.count(hit) if hit else 'none'} came back"
   )
   whole = [k for k, (got, out_of) in many.items() if out_of and got == out_of]
   sure = [k for k in whole if all(j in whole for j in many if j >= k)]
@@ -146,8 +146,12 @@ def _planted(found: dict) -> list[str]:
     text += f", among them every one planted {min(sure)} times or more"
   elif hit == placed:
     text = text.replace(f"{words.count(hit)} came", "every one came")
-  if rows.get(1, [0, 0])[1]:
-    got, out_of = rows[1]
+  got, out_of = rows.get(1, [0, 0])
+  if out_of and not (got or hit):
+    text += (
+      f", nor did any of the {words.count(out_of)} ordinary images, seen once"
+    )
+  elif out_of:
     text += (
       f"; of the {words.count(out_of)} ordinary images, seen once, "
       f"{words.count(got) if got else 'none'} did"

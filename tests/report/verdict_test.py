@@ -70,6 +70,11 @@ def test_planted_images():
   said = verdict.extraction(found(9, 0, planted=planted))[-1]
   assert "planted 20 times in the training set, every one came back" in said
   assert "3 did" in said
+  planted = {"20": [0, 6], "1": [0, 593]}
+  said = verdict.extraction(found(0, 0, planted=planted))[-1]
+  assert said.endswith(
+    "none came back, nor did any of the 593 ordinary images, seen once."
+  )
   planted = {"50": [3, 4], "20": [6, 6]}
   said = verdict.extraction(found(9, 0, planted=planted))[-1]
   assert "every one" not in said  # of 50 copies, one was missed
