@@ -24,6 +24,7 @@ from flax import nnx
 from jax import Array
 
 from diffmem.arrays import Float, Int, Key
+from diffmem.models.convolution import convolve
 
 
 class Draws:
@@ -87,26 +88,34 @@ class Conv(nnx.Module):
     self.stride = stride
 
   def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
-    y = jax.lax.conv_general_dilated(
-      x,
-      self.kernel[...].astype(x.dtype),
-      (self.stride, self.stride),
-      "SAME",
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    y = convolve(x, self.kernel[...].astype(x.dtype), self.stride)
     return y + self.bias[...].astype(x.dtype).reshape(1, 1, 1, -1)
 
 
 class GroupNorm(nnx.Module):
-  """Group normalisation; statistics in float32, per sample."""
+  """Group normalisation, optionally modulated and followed by SiLU.
+
+  With a modulation (s, m), each [b c], y becomes y * (1 + s) + m.
+  """
 
   def __init__(self, channels: int, groups: int):
     self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
     self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
     self.groups = group_count(channels, groups)
 
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    return group_norm(x, self.scale[...], self.bias[...], self.groups)
+  def __call__(
+    self,
+    x: Float[Array, "b h w c"],
+    *,
+    modulation: tuple[Float[Array, "b c"], Float[Array, "b c"]] | None = None,
+    activate: bool = False,
+  ) -> Float[Array, "b h w c"]:
+    scale, bias = self.scale[...][None, :], self.bias[...][None, :]
+    if modulation is not None:
+      by, shift = (m.astype(jnp.float32) for m in modulation)
+      scale, bias = scale * (1.0 + by), bias * (1.0 + by) + shift
+    y = group_norm(x, scale, bias, self.groups)
+    return silu(y) if activate else y
 
 
 def group_count(channels: int, groups: int) -> int:
@@ -116,19 +125,36 @@ def group_count(channels: int, groups: int) -> int:
 
 def group_norm(
   x: Float[Array, "b h w c"],
-  scale: Float[Array, " c"],
-  bias: Float[Array, " c"],
+  scale: Float[Array, "#b c"],
+  bias: Float[Array, "#b c"],
   groups: int,
   epsilon: float = 1e-6,
 ) -> Float[Array, "b h w c"]:
-  """The definition of group normalisation."""
+  """Group normalisation as y = x * a + d with a, d [b c]; float32 statistics.
+
+  Sums over pixels come first, for each channel, and groups after, on [b c]:
+  forward and backward then pass over x only in its own order of memory, which
+  on a CPU is three times faster than reducing over [h w channels of a group].
+  """
   b, h, w, c = x.shape
-  grouped = x.astype(jnp.float32).reshape(b, h, w, groups, c // groups)
-  mean = jnp.mean(grouped, (1, 2, 4), keepdims=True)
-  var = jnp.var(grouped, (1, 2, 4), keepdims=True)
-  y = (grouped - mean) * jax.lax.rsqrt(var + epsilon)
-  y = y.reshape(x.shape) * scale.reshape(1, 1, 1, c) + bias.reshape(1, 1, 1, c)
-  return y.astype(x.dtype)
+  pixels = x.reshape(b, h * w, c).astype(jnp.float32)
+
+  def mean(sums):
+    means = sums.reshape(b, groups, -1).sum(-1, keepdims=True)
+    means = means / (h * w * c // groups)
+    return jnp.broadcast_to(means, (b, groups, c // groups)).reshape(b, c)
+
+  first, second = mean(pixels.sum(1)), mean(jnp.square(pixels).sum(1))
+  var = jnp.maximum(second - jnp.square(first), 0.0)
+  a = scale * jax.lax.rsqrt(var + epsilon)
+  d = bias - first * a
+  y = pixels * a[:, None, :] + d[:, None, :]
+  return y.reshape(x.shape).astype(x.dtype)
+
+
+def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+  """SiLU, x * sigmoid(x), by tanh, faster on CPUs than exp and divide."""
+  return x * (0.5 * jnp.tanh(0.5 * x) + 0.5)
 
 
 class LayerNorm(nnx.Module):
@@ -194,7 +220,7 @@ class Embedding(nnx.Module):
     self, t: Int[Array, " b"], cond: Int[Array, " b"] | None, dtype: jnp.dtype
   ) -> Float[Array, "b e"]:
     waves = sinusoids(t.astype(jnp.float32) * self.time_scale, self.features)
-    y = self.second(jax.nn.silu(self.first(waves.astype(dtype))))
+    y = self.second(silu(self.first(waves.astype(dtype))))
     if self.table is not None:
       y = y + self.table[...].astype(dtype)[cond]
     return y

@@ -11,7 +11,6 @@ with many trainings.
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -39,7 +38,7 @@ class Block(nnx.Module):
     key: Key[Array, ""] | None,
   ) -> Float[Array, "b d"]:
     y = self.first(self.norm(x)) + self.embed(embedding)
-    y = layers.dropout(jax.nn.silu(y), self.dropout, key)
+    y = layers.dropout(layers.silu(y), self.dropout, key)
     return x + self.second(y)
 
 
@@ -90,10 +89,10 @@ class MLP(nnx.Module):
     key: Key[Array, ""] | None,
   ) -> Float[Array, "b h w o"]:
     b, h, w, _ = x.shape
-    e = jax.nn.silu(self.embed(t, cond, self.dtype))
+    e = layers.silu(self.embed(t, cond, self.dtype))
     keys = layers.key_sequence(key)
     y = self.stem(x.astype(self.dtype).reshape(b, -1))
     for i in range(len(self.blocks)):
       y = self.blocks[f"block_{i}"](y, e, next(keys))
-    y = self.out(jax.nn.silu(self.norm(y)))
+    y = self.out(layers.silu(self.norm(y)))
     return y.astype(jnp.float32).reshape(b, h, w, self.outputs)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The denoising U-Net of DDPM (Ho et al. 2020, arXiv:2006.11239) and improved
-DDPM (Nichol and Dhariwal 2021, arXiv:2102.09672).
+"""The denoising U-Net of DDPM and of improved DDPM.
+
+Ho et al. 2020, arXiv:2006.11239; Nichol and Dhariwal 2021, arXiv:2102.09672.
 
   down:   at each level `blocks` residual blocks, each followed by attention
           where the resolution is listed; then a strided convolution halves it
@@ -17,7 +18,6 @@ in the embedding.
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -58,14 +58,14 @@ class Block(nnx.Module):
     embedding: Float[Array, "b e"],
     key: Key[Array, ""] | None,
   ) -> Float[Array, "b h w o"]:
-    y = self.conv1(jax.nn.silu(self.norm1(x)))
-    e = self.embed(jax.nn.silu(embedding))[:, None, None, :]
+    y = self.conv1(self.norm1(x, activate=True))
+    e = self.embed(layers.silu(embedding))
     if self.scale_shift:
-      scale, shift = jnp.split(e, 2, axis=-1)
-      y = self.norm2(y) * (1.0 + scale) + shift
+      modulation = tuple(jnp.split(e, 2, axis=-1))
+      y = self.norm2(y, modulation=modulation, activate=True)
     else:
-      y = self.norm2(y + e)
-    y = layers.dropout(jax.nn.silu(y), self.dropout, key)
+      y = self.norm2(y + e[:, None, None, :], activate=True)
+    y = layers.dropout(y, self.dropout, key)
     return (x if self.skip is None else self.skip(x)) + self.conv2(y)
 
 
@@ -86,7 +86,7 @@ class DenseMiddle(nnx.Module):
     self.second = layers.Dense(features, features, zero=True, draws=draws)
 
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    y = jax.nn.silu(self.first(self.norm(x).reshape(x.shape[0], -1)))
+    y = layers.silu(self.first(self.norm(x).reshape(x.shape[0], -1)))
     return x + self.second(y).reshape(x.shape)
 
 
@@ -211,7 +211,7 @@ class UNet(nnx.Module):
           x = self.up[f"attention_{level}_{i}"](x)
       if level:
         x = self.up[f"double_{level}"](layers.double(x))
-    x = self.out(jax.nn.silu(self.norm(x)))
+    x = self.out(self.norm(x, activate=True))
     return x.astype(jnp.float32)
 
 
