@@ -29,7 +29,7 @@ class Checkpointer:
     self.folder.mkdir(parents=True, exist_ok=True)
     self._checkpointer = ocp.training.Checkpointer(
       self.folder,
-      preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+      preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore[reportArgumentType]
       cleanup_tmp_directories=True,
     )
 

@@ -29,7 +29,8 @@ class Store:
     self._array = array
     self.shape: tuple[int, ...] = tuple(array.shape)
     self.dtype: np.dtype = array.dtype.numpy_dtype
-    self.chunk: int = array.chunk_layout.read_chunk.shape[0]
+    chunk: Any = array.chunk_layout.read_chunk  # always there in zarr
+    self.chunk: int = chunk.shape[0]
     self._written: set[int] = set()
 
   def __len__(self) -> int:
@@ -47,7 +48,7 @@ class Store:
 
   def written(self) -> list[int]:
     """Numbers of the chunks that are there, ascending."""
-    kv = self._array.kvstore
+    kv: Any = self._array.kvstore
     keys = (key.decode().split("/") for key in kv.list().result())
     self._written = {
       int(key[1])

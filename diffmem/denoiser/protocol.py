@@ -44,8 +44,8 @@ class Denoiser:
   """
 
   eps: Callable[..., Any] | None = None
-  schedule: Schedule | None = None
-  shape: tuple[int, ...] | None = None
+  schedule: Any = None  # a Schedule and (h, w, c): leaving them out is
+  shape: Any = None  # refused in words, so that None must be let in
   _: dataclasses.KW_ONLY
   null_cond: Any = None
   params: Any = None
@@ -82,13 +82,14 @@ class Denoiser:
 
   def predict(
     self, params: Any, x_t: Images, t: Int[AnyArray, " b"], cond: Any = None
-  ) -> tuple[Images, Images | None]:
+  ) -> tuple[Float[jax.Array, "b h w c"], Images | None]:
     """(eps, variance fraction or None) [b h w c] each, float32.
 
     `params` is explicit so that the caller may place it on devices; a
     denoiser without params ignores it.
     """
     if self.apply is None:
+      assert self.eps is not None
       return jnp.asarray(self.eps(x_t, t, cond), jnp.float32), None
     output = jnp.asarray(self.apply(params, x_t, t, cond), jnp.float32)
     fraction = None

@@ -15,8 +15,9 @@ from diffmem.diffusion import schedules
 
 def network(shape: Sequence[int], config: dict, diffusion: dict):
   """The network of the config sections `models` and `diffusion`."""
+  h, w, c = shape
   return models.create(
-    **config, shape=tuple(shape), learned_variance=_learned(diffusion)
+    **config, shape=(h, w, c), learned_variance=_learned(diffusion)
   )
 
 

@@ -67,6 +67,7 @@ def convert(
   value = jnp.asarray(value, jnp.float32)
   if source == target:
     return value
+  x_t = jnp.asarray(x_t, jnp.float32)
   a, s = levels(per_image(t), alpha_bar)
   if source == "v":
     x0, eps = a * x_t - s * value, s * x_t + a * value

@@ -75,8 +75,10 @@ def ddpm(
 ) -> Images:
   """Ancestral step: a draw from p(x_u | x_t)."""
   x0, _ = clean(x_t, eps, to, clip)
+  assert z is not None
   mean = to.from_x0 * x0 + to.from_xt * x_t
   if variance == "learned":
+    assert fraction is not None
     log_variance = log_interpolated(fraction, to)
   else:
     log_variance = {

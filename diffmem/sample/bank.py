@@ -20,7 +20,7 @@ from diffmem.arrays import AnyArray, Bool, Int, Key, UInt8
 from diffmem.progress import Progress
 
 # (params, ids [b], key) -> float images [b h w c] in [-1, 1]
-Generate = Callable[[Any, jax.Array, jax.Array], jax.Array]
+Generate = Callable[[Any, Any, jax.Array], jax.Array]
 BACKENDS = ("pmap", "jit")
 
 

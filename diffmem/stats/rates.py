@@ -82,8 +82,7 @@ def hypergeometric_tail(
   if not 0 <= overlap <= min(a, b):
     raise ValueError(f"overlap is {overlap}: expected 0 to {min(a, b)}")
   common = np.arange(overlap, min(a, b) + 1)
-  log_p = scipy.special.logsumexp(
-    scipy.stats.hypergeom.logpmf(common, population, a, b)
-  )
+  terms = scipy.stats.hypergeom.logpmf(common, population, a, b)
+  log_p = np.asarray(scipy.special.logsumexp(terms))
   expected = a * b / population if population else 0.0
   return min(0.0, float(log_p) / np.log(10)), expected

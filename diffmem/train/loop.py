@@ -136,7 +136,7 @@ class _Metrics:
   def write(self, step: int, values: list[dict]) -> dict[str, str]:
     now = time.monotonic()
     images = sum(int(v["images"]) for v in values)
-    line = {"step": step}
+    line: dict[str, int | float] = {"step": step}
     for key in ("loss", "grad_norm"):
       line[key] = float(np.mean([v[key] for v in values]))
     line["lr"] = float(values[-1]["lr"])

@@ -12,7 +12,7 @@ def writer(folder: str | os.PathLike) -> Callable[[dict], None]:
     ImportError: the extra is not installed.
   """
   try:
-    import tensorboardX
+    import tensorboardX  # pyright: ignore[reportMissingImports]
   except ImportError as e:
     raise ImportError(
       "train.tensorboard=True needs an extra: pip install "
