@@ -257,3 +257,15 @@ def key_sequence(
   """Endless keys, one for each layer that draws; endless None for None."""
   for i in itertools.count():
     yield None if key is None else jax.random.fold_in(key, i)
+
+
+def check_sizes(width: int, blocks: int, dropout: float) -> None:
+  """ValueError where a knob that both networks have is out of range."""
+  if width < 2 or width % 2:
+    raise ValueError(
+      f"width={width}; expected an even number (sines and cosines), 2 or more"
+    )
+  if blocks < 1:
+    raise ValueError(f"blocks={blocks}; expected 1 or more")
+  if not 0.0 <= dropout < 1.0:
+    raise ValueError(f"dropout={dropout}; expected a rate in [0, 1)")

@@ -65,6 +65,7 @@ class MLP(nnx.Module):
     dropout: float = 0.0,
     time_scale: float = 1.0,
   ):
+    layers.check_sizes(width, blocks, dropout)
     self.dtype = jnp.dtype(dtype)
     self.outputs = outputs
     self.embed = layers.Embedding(

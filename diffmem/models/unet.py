@@ -125,6 +125,7 @@ class UNet(nnx.Module):
     groups: int = 32,
     time_scale: float = 1.0,
   ):
+    layers.check_sizes(width, blocks, dropout)
     check(shape, multipliers, attention, middle)
     self.dtype = jnp.dtype(dtype)
     self.levels, self.blocks = len(multipliers), blocks
