@@ -10,6 +10,7 @@ import html
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,6 +18,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
@@ -32,7 +34,7 @@ _VARIABLES = {
   MORE[1]: "--fourth",
   MORE[2]: "--fifth",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
   "svg.fonttype": "none",
   "font.size": 9,
   "text.color": INK,
@@ -43,7 +45,7 @@ _STYLE = {
   "axes.spines.right": False,
   "axes.grid": True,
   "axes.axisbelow": True,
-  "axes.prop_cycle": matplotlib.cycler(color=[MEMBER, HELD, *MORE]),
+  "axes.prop_cycle": cycler(color=[MEMBER, HELD, *MORE]),
   "grid.color": LINE,
   "grid.linewidth": 0.6,
   "xtick.color": LINE,

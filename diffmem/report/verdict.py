@@ -89,7 +89,7 @@ def difference(found: dict) -> float:
   if not searched:
     return 1.0
   table = [[members, searched - members], [false, searched - false]]
-  return float(scipy.stats.fisher_exact(table, alternative="greater").pvalue)
+  return float(scipy.stats.fisher_exact(table, alternative="greater")[1])
 
 
 def _compared(found: dict) -> list[str]:
@@ -115,9 +115,8 @@ def _compared(found: dict) -> list[str]:
       "memorization."
     )
   else:
-    ends = found.get("unique_interval") or words.exact_interval(
-      found["unique"], found["searched"]
-    )
+    exact = words.exact_interval(found["unique"], found["searched"])
+    ends = found.get("unique_interval") or exact or (0, 1)
     said.append(
       "That does not prove that nothing was memorized: the 95% interval of "
       f"the share reproduced reaches {words.share(ends[1])}, and more "
