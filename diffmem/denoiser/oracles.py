@@ -43,8 +43,6 @@ def finite_set(
   images, and for labels that leave a class empty.
   """
   _check_images(images)
-  if not len(images):
-    raise ValueError("finite_set got 0 images: give at least 1")
   flat = np.asarray(images, np.float64).reshape(len(images), -1)
   mean = flat.mean(axis=0)
   centred = flat - mean
@@ -132,7 +130,9 @@ def _check_images(images: AnyArray) -> None:
     )
   if images.ndim != 4:
     raise ValueError(f"images have shape {images.shape}: give [n h w c]")
-  if len(images) and not float(np.abs(np.asarray(images)).max()) <= 1.0001:
+  if not len(images):
+    raise ValueError("finite_set got 0 images: give at least 1")
+  if not float(np.abs(np.asarray(images)).max()) <= 1.0001:
     raise ValueError(
       f"images reach from {float(np.min(images)):g} to"
       f" {float(np.max(images)):g}: give floats in [-1, 1]"

@@ -59,16 +59,8 @@ def chain(
   schedule = denoiser.schedule
   times = schedules.respace(schedule.steps, steps, spacing)
   table = process.reverse(schedule.alpha_bar, times)
-  method = steppers.create(stepper, eta=eta)
-  if method.learned and not denoiser.learned_variance:
-    raise ValueError(
-      f"stepper {stepper!r} needs a model with learned_variance:"
-      f" choose ddpm_fixed_small or ddpm_fixed_large"
-    )
-  predict = denoiser.predict
-  if guidance != 1.0:
-    denoiser.require("null_cond", by=f"guidance={guidance}")
-    predict = guiding.guided(predict, denoiser.null_cond, guidance)
+  method = _method(denoiser, stepper, eta)
+  predict = _guided(denoiser, guidance)
 
   def update(x, eps, fraction, to, id_keys):
     z = step_noise(id_keys, to.t, denoiser.shape) if method.noisy else None
@@ -84,6 +76,23 @@ def chain(
     return x if denoiser.decode is None else denoiser.decode(x)
 
   return sample
+
+
+def _method(denoiser: Denoiser, name: str, eta: float) -> steppers.Stepper:
+  method = steppers.create(name, eta=eta)
+  if method.learned and not denoiser.learned_variance:
+    raise ValueError(
+      f"stepper {name!r} needs a model with learned_variance:"
+      f" choose ddpm_fixed_small or ddpm_fixed_large"
+    )
+  return method
+
+
+def _guided(denoiser: Denoiser, scale: float) -> Callable[..., Any]:
+  if scale == 1.0:
+    return denoiser.predict
+  denoiser.require("null_cond", by=f"guidance={scale}")
+  return guiding.guided(denoiser.predict, denoiser.null_cond, scale)
 
 
 def start_noise(
