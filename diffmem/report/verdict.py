@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was found, in sentences; every claim stands beside its control."""
 
+from typing import Any
+
 import scipy.stats
 
 from diffmem.report import words
@@ -89,7 +91,8 @@ def difference(found: dict) -> float:
   if not searched:
     return 1.0
   table = [[members, searched - members], [false, searched - false]]
-  return float(scipy.stats.fisher_exact(table, alternative="greater")[1])
+  tested: Any = scipy.stats.fisher_exact(table, alternative="greater")
+  return float(tested.pvalue)
 
 
 def _compared(found: dict) -> list[str]:
