@@ -23,6 +23,8 @@ from diffmem.extraction.rule import Nearest, Searched
 from diffmem.progress import Progress
 from diffmem.sample.bank import open_bank
 
+_log = logging.getLogger(__name__)
+
 COLUMNS = (
   "training_id",
   "generation_id",
@@ -70,7 +72,7 @@ def run(
     replace=True,
   ) as stage:
     if stage.finished:
-      logging.info("extraction: finished before, kept (%s)", stage.folder)
+      _log.info("extraction: finished before, kept (%s)", stage.folder)
       return
     dataset, split = diffmem.data.read(workdir.path(root) / "data")
     bank = open_bank(root)

@@ -20,6 +20,8 @@ from diffmem.arrays import Float, Int
 from diffmem.denoiser import trained
 from diffmem.membership import check_attack, loss, signals
 
+_log = logging.getLogger(__name__)
+
 FROM_LOSSES = {"loss": loss.from_losses}
 FPRS = (0.01, 0.001)
 
@@ -66,7 +68,7 @@ def run(
     replace=True,  # what is dear are the losses, held to their own record
   ) as stage:
     if stage.finished:
-      logging.info("membership: finished before, kept (%s)", stage.folder)
+      _log.info("membership: finished before, kept (%s)", stage.folder)
       return
     workdir.write_json(folder / "losses.json", made_of)
     losses = _losses(root, folder, data, seed, membership, progress)
