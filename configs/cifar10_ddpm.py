@@ -129,7 +129,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       config.data.source = "digits"
     if random:
       config.data.split.update(members=100, held_out=100, calibration=100)
-    config.models.update(width=16, blocks=1, groups=8)
+    config.models.update(width=16, multipliers=(1, 2), attention=(4,))
+    config.models.update(blocks=1, groups=8)
     config.train.update(batch=16, steps=10, warmup=5, flip=False)
     config.train.update(log_every=5, checkpoint_every=5, preview_every=10)
     config.train.update(preview=16)

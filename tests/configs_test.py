@@ -118,6 +118,18 @@ def test_networks_are_the_published_ones(root, name, preset):
   assert expected.items() <= knobs.items()
 
 
+@pytest.mark.parametrize("arg", ["", "debug"])
+def test_networks_fit_the_images(root, arg):
+  """At the size of each experiment's own source."""
+  for name, full in (
+    ("digits.py", (8, 8, 1)),
+    ("cifar10_ddpm.py", (32, 32, 3)),
+  ):
+    config = load(root, name, arg).to_dict()
+    shape = (8, 8, 1) if config["data"]["source"] == "digits" else full
+    models.create(shape=shape, **config["models"])
+
+
 def test_the_cifar10_network_has_the_published_size(root):
   knobs = load(root, "cifar10_ddpm.py").to_dict()["models"]
   model = models.create(shape=(32, 32, 3), **knobs)
