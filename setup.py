@@ -45,7 +45,6 @@ setuptools.setup(
     "flax>=0.12.8,<0.13",
     "importlib_resources",  # tensorflow-datasets needs it, undeclared
     "jax>=0.10,<0.13",
-    "jax-privacy>=2.0,<2.1",  # 2.1 moves modules
     "jaxtyping",
     "jinja2",
     "matplotlib",

@@ -9,6 +9,8 @@ programs that tests start: the second run takes a third of the first's time.
 
 import os
 import pathlib
+import runpy
+from unittest import mock
 
 import jax
 import pytest
@@ -28,6 +30,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 def root() -> pathlib.Path:
   """The checkout."""
   return ROOT
+
+
+@pytest.fixture(scope="session")
+def setup_arguments() -> dict:
+  """What setup.py gives to setuptools."""
+  fake = mock.MagicMock()
+  fake.find_packages.return_value = []
+  with mock.patch.dict("sys.modules", setuptools=fake):
+    runpy.run_path(str(ROOT / "setup.py"))
+  return fake.setup.call_args.kwargs
 
 
 @pytest.fixture(scope="session")

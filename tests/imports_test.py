@@ -2,7 +2,9 @@
 """Imports flow one way: the rank table of the architecture, asserted."""
 
 import ast
+import itertools
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -148,6 +150,34 @@ def test_the_checker_sees_violations(module, source):
 )
 def test_the_checker_lets_the_rest_pass(module, package, source):
   assert violations(source, module, package) == []
+
+
+def test_dependencies_are_what_is_imported(root, setup_arguments):
+  """No package is used undeclared, none is installed for nothing."""
+  used = set()
+  for folder in ("diffmem", "configs"):
+    for path in (root / folder).rglob("*.py"):
+      names = imported(path.read_text(encoding="utf-8"), folder, False)
+      used |= {name.partition(".")[0] for name in names}
+  used -= set(sys.stdlib_module_names) | {"diffmem"}
+  distributions = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "markupsafe": "jinja2",  # is part of it
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+  }
+  base, extras = (
+    {re.split(r"[\[<>=]", line)[0] for line in lines}
+    for lines in (
+      setup_arguments["install_requires"],
+      itertools.chain(*setup_arguments["extras_require"].values()),
+    )
+  )
+  used = {distributions.get(name, name) for name in used}
+  assert used - base <= extras, used - base - extras
+  assert base - used == {"importlib_resources"}  # tensorflow-datasets needs it
 
 
 def test_import_costs_nothing(root):

@@ -4,9 +4,7 @@
 import ast
 import functools
 import re
-import runpy
 import shlex
-from unittest import mock
 
 import pytest
 
@@ -38,17 +36,10 @@ def targets(root) -> set[str]:
   return set(re.findall(r"^([a-z-]+):", text, flags=re.MULTILINE))
 
 
-def setup(root) -> dict:
-  """The arguments that setup.py gives to setuptools."""
-  fake = mock.MagicMock()
-  fake.find_packages.return_value = []
-  with mock.patch.dict("sys.modules", setuptools=fake):
-    runpy.run_path(str(root / "setup.py"))
-  return fake.setup.call_args.kwargs
-
-
-def console_commands(root) -> dict[str, str]:
-  scripts = setup(root)["entry_points"]["console_scripts"]
+@pytest.fixture(scope="module")
+def programs(setup_arguments) -> dict[str, str]:
+  """Console commands and what they call."""
+  scripts = setup_arguments["entry_points"]["console_scripts"]
   return dict(re.split(r"\s*=\s*", script) for script in scripts)
 
 
@@ -61,9 +52,9 @@ def table(text: str, header: str) -> list[list[str]]:
   ]
 
 
-def check_program(root, words: list[str]) -> None:
+def check_program(root, programs, words: list[str]) -> None:
   """A program's name, its config and every override must exist."""
-  assert words[0] in console_commands(root), words[0]
+  assert words[0] in programs, words[0]
   flags = dict(word[2:].split("=", 1) for word in words[1:])
   assert {"config", "workdir"} <= set(flags), words
   path, colon, arg = flags["config"].partition(":")
@@ -74,7 +65,7 @@ def check_program(root, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_commands_exist(root, name):
+def test_commands_exist(root, programs, name):
   known = commands(page(root, name))
   assert known
   for words in known:
@@ -83,19 +74,19 @@ def test_commands_exist(root, name):
     elif words[0] == "bash":
       assert (root / words[1]).is_file(), words
     elif words[0].startswith(PROGRAM):
-      check_program(root, words)
+      check_program(root, programs, words)
     else:
       assert words[0].startswith(".venv/bin/"), words
 
 
-def test_commands_of_config_docstrings_exist(root):
+def test_commands_of_config_docstrings_exist(root, programs):
   for path in (root / "configs").glob("[a-z]*.py"):
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     lines = [line.split() for line in (doc or "").splitlines()]
-    programs = [words for words in lines if words[:1] == ["diffmem-audit"]]
-    assert programs, path
-    for words in programs:
-      check_program(root, words)
+    audits = [words for words in lines if words[:1] == ["diffmem-audit"]]
+    assert audits, path
+    for words in audits:
+      check_program(root, programs, words)
 
 
 def test_one_command_runs_and_one_tests(root):
@@ -112,13 +103,13 @@ def test_ci_calls_the_test_command(root):
   assert (root / ".ci" / "run").stat().st_mode & 0o100
 
 
-def test_stage_table_is_the_programs(root):
+def test_stage_table_is_the_programs(root, programs):
   files = {p.stem for p in (root / "diffmem" / "bin").glob("*.py")}
   rows = table(page(root), "command")
   named = {row[0].strip("`") for row in rows}
   assert named == {PROGRAM + f for f in files - {"__init__", "program"}}
-  assert set(console_commands(root)) == named
-  for command, target in console_commands(root).items():
+  assert set(programs) == named
+  for command, target in programs.items():
     assert target == f"diffmem.bin.{command[len(PROGRAM) :]}:start"
 
 
@@ -154,9 +145,9 @@ def test_python_snippets_run(root):
     assert names["found"].ids.shape == (4, 3)
 
 
-def test_the_version_stands_in_one_place(root):
+def test_the_version_stands_in_one_place(root, setup_arguments):
   import diffmem
 
-  assert setup(root)["version"] == diffmem.__version__
+  assert setup_arguments["version"] == diffmem.__version__
   text = (root / "CHANGELOG.md").read_text(encoding="utf-8")
   assert f"## {diffmem.__version__}" in text
