@@ -26,6 +26,8 @@ class Checkpointer:
 
   def __init__(self, folder: str | os.PathLike, *, keep: int = 2):
     self.folder = workdir.path(folder)
+    if workdir.is_local(folder):
+      self.folder = self.folder.absolute()  # orbax takes no other
     self.folder.mkdir(parents=True, exist_ok=True)
     self._checkpointer = ocp.training.Checkpointer(
       self.folder,

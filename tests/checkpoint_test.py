@@ -70,3 +70,12 @@ def test_other_shapes_are_refused(tmp_path):
     other = {"w": jnp.zeros((8, 5)), "step": jnp.asarray(0)}
     with pytest.raises(ValueError, match=r"/1 cannot be read .* fall back"):
       kept.restore(checkpoint.abstract({"state": other}, WHOLE), 1)
+
+
+def test_a_relative_folder_will_do(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with checkpoint.Checkpointer("runs/checkpoints") as kept:
+    kept.save(1, {"state": _state(1.0)}, meta={})
+    kept.wait()
+    assert kept.latest() == 1
+  assert (tmp_path / "runs" / "checkpoints" / "1").is_dir()
