@@ -204,6 +204,9 @@ def _run(main: Callable[[dict, str], None]) -> int:
   if not flags.FLAGS["verbosity"].present:
     absl_logging.set_verbosity(absl_logging.WARNING)  # of other libraries
   logging.getLogger("diffmem").setLevel(logging.INFO)
+  if not flags.FLAGS.traceback:
+    # Libraries log the tracebacks of errors that they also raise.
+    absl_logging.set_verbosity(absl_logging.FATAL)
   _cache_compilations()
   main(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir)
   return 0
