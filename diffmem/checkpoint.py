@@ -15,6 +15,8 @@ from orbax.checkpoint import v1 as ocp
 
 from diffmem import workdir
 
+_ADVICE = "; free space or fix the folder and rerun: what is whole is kept"
+
 
 class Checkpointer:
   """The checkpoints of one training run.
@@ -52,7 +54,7 @@ class Checkpointer:
         step, parts, force=True, custom_metadata=meta
       )
     except Exception as e:
-      raise OSError(self._failed("written", step, e)) from e
+      raise OSError(self._failed("written", step, e) + _ADVICE) from e
 
   def restore(self, abstract: dict[str, Any], step: int) -> dict[str, Any]:
     """Reads parts of a checkpoint.
@@ -78,7 +80,7 @@ class Checkpointer:
     try:
       self._checkpointer.wait()
     except Exception as e:
-      raise OSError(self._failed("written", self.latest(), e)) from e
+      raise OSError(self._failed("written", self.latest(), e) + _ADVICE) from e
 
   def __enter__(self) -> "Checkpointer":
     return self

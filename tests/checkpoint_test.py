@@ -60,9 +60,7 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
 
 
 # A read that fails leaves orbax's coroutine unfinished, which pytest reports.
-@pytest.mark.filterwarnings(
-  "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_other_shapes_are_refused(tmp_path):
   with checkpoint.Checkpointer(tmp_path) as kept:
     kept.save(1, {"state": _state(1.0)}, meta={})

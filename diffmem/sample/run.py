@@ -37,13 +37,15 @@ def run(
       raise ValueError(f"sample.{name}={sample[name]} must be at least 1")
   weights = workdir.require(root, "train")["weights"]
   shape = tuple(workdir.require(root, "train")["shape"])
-  n = sample["n"]
+  n, size = sample["n"], math.prod(shape)
+  chunks = workdir.path(root) / "sample" / "images" / "c"
+  there = len(list(chunks.iterdir())) if chunks.exists() else 0
   with workdir.stage(
     root,
     "sample",
     config={"seed": seed, "sample": sample},
     inputs={"weights": weights},
-    needs=n * math.prod(shape),
+    needs=(n - there * sample["batch"]) * size,
   ) as stage:
     images = store.create(
       stage.folder / "images",

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 import diffmem.data
-from diffmem import checkpoint, keys, mesh, models, workdir
+import diffmem.models
+from diffmem import checkpoint, keys, mesh, workdir
 from diffmem.denoiser import trained
 from diffmem.diffusion import schedules
 from diffmem.train import loop, state, step, tensorboard
@@ -60,14 +61,21 @@ def run(
   }
   shape = dataset.images.shape[1:]
   inputs = {"dataset": dataset.info["sha256"], "split": split.digest}
-  with workdir.stage(root, "train", config=config, inputs=inputs) as stage:
+  model = trained.network(shape, models, diffusion)
+  _check_labels(model, dataset)
+  # Four trees of float32 a checkpoint: weights, EMA, two moments; two are
+  # kept while a third is written.
+  size = diffmem.models.count(jax.eval_shape(model.init, keys.root(seed)))
+  with workdir.stage(
+    root, "train", config=config, inputs=inputs, needs=3 * 4 * 4 * size
+  ) as stage:
     if stage.finished:
       _log.info("train: finished before, kept (%s)", stage.folder)
       return
     stage.record("shape", shape)
     build = functools.partial(trained.build, shape, models, diffusion)
     draw = preview and preview(build, stage.folder / "previews")
-    ema = _train(stage, config, dataset, split, draw, progress)
+    ema = _train(stage, config, model, dataset, split, draw, progress)
     stage.record("weights", digest(ema))
     stage.record("images", len(split.training_rows))
 
@@ -80,13 +88,9 @@ def digest(params: Any) -> str:
   return found.hexdigest()
 
 
-def _train(stage, config, dataset, split, preview, progress) -> Any:
+def _train(stage, config, model, dataset, split, preview, progress) -> Any:
   train = config["train"]
   root = keys.stream(keys.root(config["seed"]), "train")
-  model = trained.network(
-    dataset.images.shape[1:], config["models"], config["diffusion"]
-  )
-  _check_labels(model, dataset)
   rate = state.learning_rate(
     lr=train["lr"],
     warmup=train["warmup"],
@@ -98,7 +102,7 @@ def _train(stage, config, dataset, split, preview, progress) -> Any:
     functools.partial(state.init, model.init, tx),
     out_shardings=mesh.replicated(mesh.data_mesh()),
   )(keys.stream(root, "init"))
-  stage.record("parameters", models.count(first["params"]))
+  stage.record("parameters", diffmem.models.count(first["params"]))
   rows = np.searchsorted(dataset.ids, split.training_rows)
   batches = diffmem.data.Batches(
     dataset.images,
@@ -160,7 +164,7 @@ def _check(train: dict) -> None:
     )
 
 
-def _check_labels(model: models.Model, dataset) -> None:
+def _check_labels(model: diffmem.models.Model, dataset) -> None:
   if model.num_classes is None:
     return
   if dataset.labels is None:
