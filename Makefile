@@ -2,6 +2,7 @@
 # 3.13: they make .venv and install into it. PYTHON=... chooses another one.
 
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -20,7 +21,7 @@ demo: $(VENV)/.installed ## audit a diffusion model trained on digits
 install: $(VENV)/.installed ## install into .venv
 
 test: lint types ## lint, types and the test suite
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check --quiet .

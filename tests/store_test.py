@@ -35,9 +35,7 @@ def test_rows_come_back_by_slice_number_and_array(tmp_path):
 def test_other_programs_read_it(tmp_path):
   _filled(tmp_path / "s")
   assert (zarr.open_array(str(tmp_path / "s"), mode="r")[:] == VALUES).all()
-  numbers = store.create(
-    tmp_path / "n", shape=(3, 2), dtype=np.int64, chunk=2
-  )
+  numbers = store.create(tmp_path / "n", shape=(3, 2), dtype=np.int64, chunk=2)
   numbers.write(0, np.array([[1, -2], [3, 2**40]]))
   numbers.write(1, np.array([[5, 6]]))
   read = zarr.open_array(str(tmp_path / "n"), mode="r")[:]

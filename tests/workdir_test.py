@@ -51,7 +51,9 @@ def test_a_stage_that_never_ran_names_its_command(tmp_path):
 def test_another_config_is_refused_by_its_first_difference(tmp_path):
   _finish(tmp_path)
   other = {"seed": 0, "train": {"lr": 0.002, "sizes": (1, 2)}}
-  with pytest.raises(ValueError, match=r"train\.lr = 0\.001, this run has 0\.0"):
+  with pytest.raises(
+    ValueError, match=r"train\.lr = 0\.001, this run has 0\.0"
+  ):
     _finish(tmp_path, other)
   with pytest.raises(ValueError, match=r"its input 'bank' = '\(absent\)'"):
     _finish(tmp_path, inputs={"bank": "x"})

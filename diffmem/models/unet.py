@@ -61,8 +61,8 @@ class Block(nnx.Module):
     y = self.conv1(self.norm1(x, activate=True))
     e = self.embed(layers.silu(embedding))
     if self.scale_shift:
-      modulation = tuple(jnp.split(e, 2, axis=-1))
-      y = self.norm2(y, modulation=modulation, activate=True)
+      scale, shift = jnp.split(e, 2, axis=-1)
+      y = self.norm2(y, modulation=(scale, shift), activate=True)
     else:
       y = self.norm2(y + e[:, None, None, :], activate=True)
     y = layers.dropout(y, self.dropout, key)

@@ -208,7 +208,9 @@ def test_results_are_equal(calm, killed, file):
 
 
 def test_losses_are_equal(calm, killed):
-  losses = [store.open(r / "membership" / "losses")[:] for r in (calm, killed[0])]
+  losses = [
+    store.open(r / "membership" / "losses")[:] for r in (calm, killed[0])
+  ]
   assert np.array_equal(*losses)
 
 

@@ -170,9 +170,7 @@ def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
 
 
 # A read that fails leaves orbax's coroutine unfinished, which pytest reports.
-@pytest.mark.filterwarnings(
-  "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_named(calm, tmp_path):
   config = _config(train__steps=4)
   _train(tmp_path, config)
