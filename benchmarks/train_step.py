@@ -9,7 +9,9 @@
 One step is: noise images at a random t, loss, gradient, Adam, EMA. The two
 sides run in turns (JAX, torch, JAX, torch, ...), each in its own process and
 idle while the other one runs, so that a machine that others use as well
-disturbs both alike; medians over the turns are printed, and their ratio.
+disturbs both alike; medians over the turns are printed, and their ratio. On
+a machine that is never quiet use --one-core: CPU seconds of one core each
+(with two threads, a torch that must share its cores is 10 times slower).
 """
 
 import argparse
@@ -236,18 +238,21 @@ def torch_side(shape, batch, knobs, channels_last):
   return step, count, f"torch {torch.__version__}"
 
 
-def seconds_a_step(step, duration):
+def seconds_a_step(step, duration, clock=time.perf_counter):
   """Mean seconds of a step over about `duration` seconds of steps."""
-  start, steps = time.perf_counter(), 0
-  while time.perf_counter() - start < duration:
+  start, steps = clock(), 0
+  while clock() - start < duration:
     step()
     steps += 1
-  return (time.perf_counter() - start) / steps
+  return (clock() - start) / steps
 
 
-def worker(side, network, batch):
+def worker(side, network, batch, one_core):
   """Answers each line "seconds" on stdin with the seconds of one step."""
   shape, _, knobs = NETWORKS[network]
+  clock = time.process_time if one_core else time.perf_counter
+  if one_core:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   if side == "jax":
     step, count, version = jax_side(shape, batch, knobs)
     import jax
@@ -265,15 +270,16 @@ def worker(side, network, batch):
   about = f"{version}, Python {python}, {threads}"
   print(json.dumps(dict(count=count, about=about)), flush=True)
   for line in sys.stdin:
-    print(seconds_a_step(step, float(line)), flush=True)
+    print(seconds_a_step(step, float(line), clock), flush=True)
 
 
-def start(python, side, network, batch):
+def start(python, side, network, batch, one_core):
   """The worker of one side, and what it says of itself."""
   root = str(pathlib.Path(__file__).resolve().parent.parent)
   path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
   process = subprocess.Popen(
-    [python, __file__, f"--worker={side}", network, f"--batch={batch}"],
+    [python, __file__, f"--worker={side}", network, f"--batch={batch}"]
+    + ["--one-core"] * one_core,
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
@@ -292,21 +298,22 @@ def ask(process, seconds):
   return float(process.stdout.readline())
 
 
-def compare(network, batch, torch_python, turns, seconds):
+def compare(network, batch, torch_python, turns, seconds, one_core):
   """Prints images a second of each side and the ratio; returns the ratio."""
   sides = {
     "jax": sys.executable,
     "torch": torch_python,
     "torch-channels-last": torch_python,
   }
-  workers = {s: start(p, s, network, batch) for s, p in sides.items()}
+  workers = {s: start(p, s, network, batch, one_core) for s, p in sides.items()}
   counts = {about["count"] for _, about in workers.values()}
   assert len(counts) == 1, f"the networks differ in parameters: {counts}"
   times = {side: [] for side in sides}
   for _ in range(turns):
     for side, (process, _) in workers.items():
       times[side].append(ask(process, seconds))
-  print(f"{network}: {counts.pop():,} parameters, batch {batch}")
+  clock = "CPU seconds on one core" if one_core else "wall clock"
+  print(f"{network}: {counts.pop():,} parameters, batch {batch}, {clock}")
   medians = {}
   for side, (process, about) in workers.items():
     process.stdin.close()
@@ -351,11 +358,14 @@ def main():
   parser.add_argument("--batch", type=int, help="instead of the network's")
   parser.add_argument("--turns", type=int, default=7)
   parser.add_argument("--seconds", type=float, default=2.0, help="a turn")
+  parser.add_argument(
+    "--one-core", action="store_true", help="CPU seconds on one core each"
+  )
   parser.add_argument("--table", action="store_true")
   parser.add_argument("--worker", help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.worker:
-    worker(args.worker, args.networks[0], args.batch)
+    worker(args.worker, args.networks[0], args.batch, args.one_core)
     return
   if args.table:
     table(args.seconds)
@@ -368,7 +378,7 @@ def main():
   for network in args.networks:
     batch = args.batch or NETWORKS[network][1]
     python = args.torch_python or sys.executable
-    compare(network, batch, python, args.turns, args.seconds)
+    compare(network, batch, python, args.turns, args.seconds, args.one_core)
 
 
 if __name__ == "__main__":
