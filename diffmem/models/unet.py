@@ -16,6 +16,7 @@ norm's output is multiplied by 1 + s and shifted by b instead, (s, b) linear
 in the embedding.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -90,6 +91,50 @@ class DenseMiddle(nnx.Module):
     return x + self.second(y).reshape(x.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """Makes the parts of one network from its knobs."""
+
+  embedding: int
+  dropout: float
+  scale_shift: bool
+  heads: int
+  groups: int
+  draws: layers.Draws
+
+  def block(self, inputs: int, outputs: int) -> Block:
+    """A residual block."""
+    return Block(
+      inputs, outputs, embedding=self.embedding, dropout=self.dropout,
+      scale_shift=self.scale_shift, groups=self.groups, draws=self.draws,
+    )  # fmt: skip
+
+  def attention(self, channels: int) -> layers.Attention:
+    """Attention over the pixels of a level."""
+    return layers.Attention(
+      channels, heads=self.heads, groups=self.groups, draws=self.draws
+    )
+
+  def stage(
+    self, name: str, inputs: int, outputs: int, attend: bool
+  ) -> dict[str, nnx.Module]:
+    """A residual block, and attention after it where that is asked for."""
+    parts = {f"block_{name}": self.block(inputs, outputs)}
+    return parts | (
+      {f"attention_{name}": self.attention(outputs)} if attend else {}
+    )
+
+  def middle(
+    self, kind: str, size: tuple[int, int], channels: int
+  ) -> nnx.Module | None:
+    """What stands between the two blocks of the middle."""
+    if kind == "attention":
+      return self.attention(channels)
+    if kind == "dense":
+      return DenseMiddle(size, channels, self.groups, draws=self.draws)
+    return None
+
+
 class UNet(nnx.Module):
   """x [b h w c], t [b], cond [b] or None -> [b h w outputs] in float32.
 
@@ -126,60 +171,41 @@ class UNet(nnx.Module):
     time_scale: float = 1.0,
   ):
     layers.check_sizes(width, blocks, dropout)
-    check(shape, multipliers, attention, middle)
+    check(shape, multipliers, attention, middle, heads, groups)
     self.dtype = jnp.dtype(dtype)
     self.levels, self.blocks = len(multipliers), blocks
-
-    def block(i, o):
-      return Block(
-        i, o, embedding=4 * width, dropout=dropout, scale_shift=scale_shift,
-        groups=groups, draws=draws,
-      )  # fmt: skip
-
-    def attend(c):
-      return layers.Attention(c, heads=heads, groups=groups, draws=draws)
-
+    parts = Parts(4 * width, dropout, scale_shift, heads, groups, draws)
+    sizes = [shape[0] >> level for level in range(self.levels)]
     self.embed = layers.Embedding(
       width, 4 * width, num_classes=num_classes, time_scale=time_scale,
       draws=draws,
     )  # fmt: skip
     self.stem = layers.Conv(shape[2], width, draws=draws)
-    channels, skips, down = width, [width], {}
-    for level, multiplier in enumerate(multipliers):
+    c, skips, down, up = width, [width], {}, {}
+    for level, o in enumerate(width * m for m in multipliers):
       for i in range(blocks):
-        down[f"block_{level}_{i}"] = block(channels, width * multiplier)
-        channels = width * multiplier
-        if shape[0] >> level in attention:
-          down[f"attention_{level}_{i}"] = attend(channels)
-        skips.append(channels)
+        down |= parts.stage(f"{level}_{i}", c, o, sizes[level] in attention)
+        c = o
+        skips.append(c)
       if level + 1 < self.levels:
-        down[f"halve_{level}"] = layers.Conv(
-          channels, channels, stride=2, draws=draws
-        )
-        skips.append(channels)
+        down[f"halve_{level}"] = layers.Conv(c, c, stride=2, draws=draws)
+        skips.append(c)
     self.down = nnx.Dict(down)
-    self.middle_1 = block(channels, channels)
-    size = (shape[0] >> level, shape[1] >> level)
-    self.middle = {
-      "attention": lambda: attend(channels),
-      "dense": lambda: DenseMiddle(size, channels, groups, draws=draws),
-      "plain": lambda: None,
-    }[middle]()
-    self.middle_2 = block(channels, channels)
-    up = {}
-    for level, multiplier in reversed(list(enumerate(multipliers))):
+    self.middle_1 = parts.block(c, c)
+    self.middle = parts.middle(middle, (sizes[-1], shape[1] >> level), c)
+    self.middle_2 = parts.block(c, c)
+    for level in reversed(range(self.levels)):
+      o = width * multipliers[level]
       for i in range(blocks + 1):
-        up[f"block_{level}_{i}"] = block(
-          channels + skips.pop(), width * multiplier
+        up |= parts.stage(
+          f"{level}_{i}", c + skips.pop(), o, sizes[level] in attention
         )
-        channels = width * multiplier
-        if shape[0] >> level in attention:
-          up[f"attention_{level}_{i}"] = attend(channels)
+        c = o
       if level:
-        up[f"double_{level}"] = layers.Conv(channels, channels, draws=draws)
+        up[f"double_{level}"] = layers.Conv(c, c, draws=draws)
     self.up = nnx.Dict(up)
-    self.norm = layers.GroupNorm(channels, groups)
-    self.out = layers.Conv(channels, outputs, zero=True, draws=draws)
+    self.norm = layers.GroupNorm(c, groups)
+    self.out = layers.Conv(c, outputs, zero=True, draws=draws)
 
   def __call__(
     self,
@@ -221,8 +247,16 @@ def check(
   multipliers: Sequence[int],
   attention: Sequence[int],
   middle: str,
+  heads: int,
+  groups: int,
 ) -> None:
   """ValueError where the knobs do not fit each other or the images."""
+  least = min(*multipliers, heads, groups) if multipliers else 0
+  if least < 1:
+    raise ValueError(
+      f"multipliers={tuple(multipliers)}, heads={heads}, groups={groups}; "
+      "expected at least one multiplier, and all to be 1 or more"
+    )
   factor = 2 ** (len(multipliers) - 1)
   if shape[0] % factor or shape[1] % factor:
     raise ValueError(

@@ -234,6 +234,8 @@ def test_a_model_is_a_static_closure_under_grad_and_vmap(mlp):
     (dict(dropout=1.0), r"dropout=1.0.*\[0, 1\)"),
     (dict(width=7), "width=7.*even"),
     (dict(blocks=0), "blocks=0"),
+    (dict(multipliers=()), r"multipliers=\(\).*at least one"),
+    (dict(groups=0), "groups=0.*1 or more"),
   ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(change, message):
