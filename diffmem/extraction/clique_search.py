@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Branch and bound for the best clique of a weighted graph.
 
-A state is a clique C and the set P of the nodes joined to all of C. Those of
-P joined to all the others of P belong to the best clique within C and P. P is
-split greedily into independent sets ("colours", as in Tomita and Seki, 2003):
-a clique takes at most one node of each, so |C| + colours bounds its size. If
-that only just reaches the best size it takes exactly one of each, and then
+A state is a clique C and a set P of nodes joined to all of C. Those of P with
+too few edges are dropped; those joined to all the others of P are taken, for
+the largest cliques within C and P hold them. P is split greedily into
+independent sets ("colours", as in Tomita and Seki, 2003): a clique takes at
+most one node of each, so |C| + colours bounds its size. If that only just
+reaches the best size it takes exactly one of each, and then
 
   value(v) = w(v, C) + 1/2 * sum over other colours of min w(v, u), u in it,
   sum over pairs >= w(C) + sum over colours of min value(v), v in it,
@@ -38,7 +39,7 @@ class State(NamedTuple):
   members: list[int]
   free: int
   total: float
-  far: np.ndarray
+  far: Float[np.ndarray, " k"]
   new: tuple[int, ...] = ()
 
 

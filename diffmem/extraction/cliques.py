@@ -7,11 +7,9 @@ C is the largest, then the one of the smallest mean distance
   mean(C) = sum over pairs i < j of C of w_ij / (|C| (|C| - 1) / 2),
 
 then the one of lower ids. Its medoid is the member nearest to the others on
-average (Carlini et al., arXiv 2301.13188, section 4.2, asks for cliques of 10
-among 500 generations of a prompt).
-
-Nodes outside the (m - 1)-core are dropped, for no clique of m has them, and
-components are taken apart; `clique_search` does the rest under a budget.
+average. (Carlini et al., arXiv 2301.13188, section 4.2: cliques of 10 among
+500 generations of a prompt.) No clique of m has nodes outside the (m - 1)-core
+or in two components; `clique_search` does the rest under a budget.
 """
 
 import dataclasses
@@ -23,10 +21,10 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse import csgraph
 
-from diffmem.arrays import AnyArray, Float, Int
+from diffmem.arrays import AnyArray, Bool, Float, Int
 from diffmem.extraction.clique_search import Part, Search
 
-BUDGET = 1_000_000
+BUDGET = 2_500_000  # one to two seconds
 DENSE = 1024  # nodes: larger components are searched node by node
 CLIMBS = 8  # starts of the local search in a part
 LARGEST = 4096  # nodes that are searched at once; of more, the first
@@ -51,9 +49,9 @@ class Answer:
 
   clique: the best one of at least `minimum` nodes that was found, or None;
   bound: no clique has more nodes (below `minimum`: there is none);
-  exact: the search ended, so nothing is better than `clique` and None means
-  that there is none; otherwise the budget ended first;
-  work: spent, in units of about one node looked at.
+  exact: nothing is better than `clique`, and None means that there is none;
+  otherwise the budget ended first, and None leaves it undecided;
+  work: spent, in units that are the same on every machine.
   """
 
   clique: Clique | None
@@ -77,10 +75,9 @@ def best_clique(
 ) -> Answer:
   """The best clique of at least `minimum` images, from all their distances.
 
-  distances: symmetric, the diagonal is not looked at; an edge is a distance
-  <= threshold; ids: of the rows (their numbers); budget: units of work, equal
-  on every machine. The answer does not depend on the order of the rows.
-  Raises ValueError for what is not a matrix of distances.
+  distances: symmetric, the diagonal is not looked at; ids: of the rows (their
+  numbers); budget: units of work. The answer does not depend on the order of
+  the rows. Raises ValueError for what is not a matrix of distances.
   """
   distances = np.asarray(distances, np.float64)
   n = len(distances)
@@ -112,9 +109,8 @@ def best_clique_of_edges(
 ) -> Answer:
   """The best clique, from the sparse edges of a self-join.
 
-  edges: pairs of ids, each once in either order; those longer than the
-  threshold are left out; ids: all that may occur (those of the edges).
-  Raises ValueError for edges that make no graph.
+  edges: pairs of ids, each once in either order; ids: all that may occur
+  (those of the edges). Raises ValueError for edges that make no graph.
   """
   edges, lengths = np.asarray(edges), np.asarray(lengths, np.float64)
   if edges.shape != (len(lengths), 2):
@@ -142,7 +138,12 @@ def best_clique_of_edges(
   return _answer(known, rows[near], lengths[near], minimum, budget)
 
 
-def _refuse(name: str, values: np.ndarray, bad: np.ndarray, expected: str):
+def _refuse(
+  name: str,
+  values: Float[np.ndarray, "..."] | Int[np.ndarray, "..."],
+  bad: Bool[np.ndarray, "..."],
+  expected: str,
+) -> None:
   """ValueError naming the first bad entry."""
   if bad.any():
     at = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -150,11 +151,17 @@ def _refuse(name: str, values: np.ndarray, bad: np.ndarray, expected: str):
     raise ValueError(f"{name}[{where}] = {values[at]}, expected {expected}")
 
 
-def _answer(ids, rows, lengths, minimum: int, budget: int) -> Answer:
+def _answer(
+  ids: Int[np.ndarray, " n"],
+  rows: Int[np.ndarray, "e 2"],
+  lengths: Float[np.ndarray, " e"],
+  minimum: int,
+  budget: int,
+) -> Answer:
   """Searches the parts of a checked graph."""
-  left, right = np.concatenate([rows, rows[:, ::-1]]).T
+  both = np.concatenate([rows, rows[:, ::-1]]).T
   twice = np.concatenate([lengths, lengths])
-  graph = sp.csr_array((twice, (left, right)), shape=(len(ids),) * 2)
+  graph = sp.csr_array((twice, (both[0], both[1])), shape=(len(ids),) * 2)
   search = Search(minimum, budget)
   for nodes, climbs in _parts(graph, search):
     search.run(Part(nodes, _dense(graph, nodes)), climbs)
@@ -168,24 +175,27 @@ def _answer(ids, rows, lengths, minimum: int, budget: int) -> Answer:
   medoid = int(np.argmin([math.fsum(row) for row in inside]))
   mean = search.total / math.comb(len(chosen), 2)
   clique = Clique(ids[chosen].astype(np.int64), mean, int(ids[chosen[medoid]]))
-  bound = max(search.bound, clique.size)
-  return Answer(clique, bound, exact, search.work)
+  return Answer(clique, max(search.bound, clique.size), exact, search.work)
 
 
-def _dense(graph: sp.csr_array, nodes: np.ndarray) -> np.ndarray:
+def _dense(
+  graph: sp.csr_array, nodes: Int[np.ndarray, " k"]
+) -> Float[np.ndarray, "k k"]:
   """Distances within some nodes; inf where there is no edge."""
   dense = np.full((len(nodes),) * 2, np.inf)
-  inside = graph[nodes][:, nodes].tocoo()
+  inside = sp.coo_array(graph[np.ix_(nodes, nodes)])
   dense[inside.row, inside.col] = inside.data
   return dense
 
 
-def _core(joined: sp.csr_array, nodes: np.ndarray, k: int) -> np.ndarray:
-  """Those of `nodes` left when degrees below k are removed until none is."""
+def _core(
+  joined: sp.csr_array, nodes: Int[np.ndarray, " j"], degree: int
+) -> Int[np.ndarray, " i"]:
+  """What is left of `nodes` when those of lower degree go, until none does."""
   alive = np.zeros(joined.shape[0], np.int64)
   alive[nodes] = 1
   while True:
-    kept = alive * (joined @ alive >= k)
+    kept = alive * (joined @ alive >= degree)
     if (kept == alive).all():
       return np.flatnonzero(alive)
     alive = kept
@@ -193,7 +203,7 @@ def _core(joined: sp.csr_array, nodes: np.ndarray, k: int) -> np.ndarray:
 
 def _parts(
   graph: sp.csr_array, search: Search
-) -> Iterator[tuple[np.ndarray, int]]:
+) -> Iterator[tuple[Int[np.ndarray, " k"], int]]:
   """Sets of nodes, and climbs; every clique that could be best lies in one."""
   joined = graph.copy()
   joined.data = np.ones(len(joined.data), np.int64)
@@ -203,20 +213,21 @@ def _parts(
   starts = np.flatnonzero(np.diff(label[order], prepend=-1))
   groups = np.split(nodes[order], starts[1:]) if len(nodes) else []
   for group in sorted(groups, key=len):  # small ones first: they are cheap
+    if len(group) < search.size:
+      continue
     group = _core(joined, group, search.size - 1)
     if len(group) <= DENSE:
-      yield group, CLIMBS
+      yield group, CLIMBS if search.work < search.budget else 1
     else:
       yield from _split(joined, group, search)
 
 
 def _split(
-  joined: sp.csr_array, group: np.ndarray, search: Search
-) -> Iterator[tuple[np.ndarray, int]]:
-  """Each node of a large component with its neighbours that come later.
+  joined: sp.csr_array, group: Int[np.ndarray, " k"], search: Search
+) -> Iterator[tuple[Int[np.ndarray, " k"], int]]:
+  """Each node of a large component with its neighbours of no lower core.
 
-  In the order of core numbers: a clique whose first node has core number c
-  has at most c + 1 nodes.
+  A clique whose first node has core number c has at most c + 1 nodes.
   """
   inside = joined[group][:, group]
   core = nx.core_number(nx.from_scipy_sparse_array(inside))

@@ -112,6 +112,26 @@ def test_equals_brute_force(distances, level, minimum):
     check(answer, distances, expected)
 
 
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(small(), st.integers(0, 6), st.integers(0, 900))
+def test_any_budget_is_honest(distances, level, budget):
+  """The bound holds, the clique is one, and exact means exact."""
+  answer = best_clique(distances, level / 8, 2, budget=budget)
+  expected = brute(distances, level / 8, 2)
+  if answer.exact and expected is not None:
+    check(answer, distances, expected)
+  if expected is None:
+    assert answer.clique is None
+    return
+  assert answer.bound >= -expected[0]
+  if answer.clique is not None:
+    pairs = itertools.combinations(answer.clique.ids, 2)
+    assert all(distances[i, j] <= level / 8 for i, j in pairs)
+    assert key(distances, answer.clique.ids.tolist()) >= expected
+  else:
+    assert not answer.exact
+
+
 @pytest.mark.parametrize(
   ("n", "share"), [(40, 0.3), (40, 0.6), (28, 0.85), (200, 0.1), (120, 0.3)]
 )
@@ -224,7 +244,11 @@ def test_undecided_is_not_no():
   answer = best_clique(distances, THRESHOLD, 30, budget=0)
   assert answer.clique is None
   assert not answer.exact
+  assert not answer.largest
   assert answer.bound >= 30
+  decided = best_clique(random_graph(0, 200, 0.3), THRESHOLD, 12)
+  assert decided.clique is None
+  assert decided.exact
 
 
 def test_components_are_compared():
