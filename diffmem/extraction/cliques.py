@@ -184,7 +184,7 @@ def _dense(
   """Distances within some nodes; inf where there is no edge."""
   dense = np.full((len(nodes),) * 2, np.inf)
   inside = sp.coo_array(graph[np.ix_(nodes, nodes)])
-  dense[inside.row, inside.col] = inside.data
+  dense[inside.coords] = inside.data
   return dense
 
 
@@ -192,7 +192,7 @@ def _core(
   joined: sp.csr_array, nodes: Int[np.ndarray, " j"], degree: int
 ) -> Int[np.ndarray, " i"]:
   """What is left of `nodes` when those of lower degree go, until none does."""
-  alive = np.zeros(joined.shape[0], np.int64)
+  alive = np.zeros(len(joined.indptr) - 1, np.int64)
   alive[nodes] = 1
   while True:
     kept = alive * (joined @ alive >= degree)
