@@ -104,21 +104,21 @@ def find_neighbours(
     if stage.finished:
       _log.info("distances: finished before, kept (%s)", stage.folder)
       return
-    pairs = [("generations", generated, name) for name in images]
-    pairs += [("held_out", images["held_out"], "members")]
-    pairs += [("members", images["members"], "members")]
-    for queries, values, references in pairs:
-      name = f"{queries}_to_{references}"
-      stage.record(
-        name,
-        search.search(
-          stage.folder / name,
-          values,
-          images[references],
-          **distances,
-          progress=progress,
-        ),
+    members = {"members": images["members"]}
+    for queries, values, references in (
+      ("generations", generated, images),  # read once for all three
+      ("held_out", images["held_out"], members),
+      ("members", images["members"], members),
+    ):
+      found = search.search_all(
+        stage.folder,
+        values,
+        {f"{queries}_to_{name}": x for name, x in references.items()},
+        **distances,
+        progress=progress,
       )
+      for name, about in found.items():
+        stage.record(name, about)
 
 
 class _Callable(types.ModuleType):

@@ -8,6 +8,8 @@ For two images x, y of d values (height * width * channels) in 0..255
 
 rms is the distance of Carlini et al., "Extracting Training Data from
 Diffusion Models" (arXiv 2301.13188), on pixels scaled to [0, 1].
+
+For float vectors, in float64, l2 = |x - y| and cosine = 1 - <x, y>/(|x| |y|).
 """
 
 import numpy as np
@@ -30,3 +32,30 @@ def rms(
 ) -> Float[np.ndarray, "*shape"]:
   """Squared differences over d values -> distance in [0, 1], float64."""
   return np.sqrt(np.asarray(squared, np.float64) / d) / 255.0
+
+
+def l2(
+  x: Float[np.ndarray, "*#shape d"], y: Float[np.ndarray, "*#shape d"]
+) -> Float[np.ndarray, "*shape"]:
+  """Euclidean distance of vectors that broadcast, in float64."""
+  difference = x.astype(np.float64) - y.astype(np.float64)
+  return norms(difference)
+
+
+def cosine(
+  x: Float[np.ndarray, "*#shape d"], y: Float[np.ndarray, "*#shape d"]
+) -> Float[np.ndarray, "*shape"]:
+  """1 - the cosine of vectors that broadcast, in float64, at least 0."""
+  x, y = x.astype(np.float64), y.astype(np.float64)
+  x, y = x / norms(x)[..., None], y / norms(y)[..., None]
+  # |x - y|^2 / 2 of unit vectors: near-duplicates do not cancel.
+  difference = x - y
+  return np.sum(difference * difference, axis=-1) / 2
+
+
+def norms(x: Float[np.ndarray, "*shape d"]) -> Float[np.ndarray, "*shape"]:
+  """|x| in float64; no square overflows or vanishes."""
+  largest = np.max(np.abs(x), axis=-1, keepdims=True)
+  scale = np.ldexp(1.0, np.frexp(largest)[1])
+  x = x / scale
+  return np.sqrt(np.sum(x * x, axis=-1)) * scale[..., 0]

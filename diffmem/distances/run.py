@@ -4,75 +4,166 @@
 `<folder>/indices` and `<folder>/squared`, int64 [n k], hold for each query
 the rows of its k nearest references and their exact squared distances,
 nearest first. A chunk is `block` queries; one that both arrays hold is not
-computed again.
+computed again. Queries and references may be stores larger than memory.
 """
 
 import os
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from diffmem import store
 from diffmem.distances import knn
+from diffmem.distances.checks import (
+  check_images,
+  check_positive,
+  check_same_shape,
+)
 from diffmem.progress import Progress
 
 
 def search(
   folder: str | os.PathLike,
   queries,
-  references: np.ndarray,
+  references,
   *,
   k: int,
   block: int,
   progress: bool = True,
-) -> dict[str, int]:
+) -> dict[str, Any]:
   """Writes the nearest references of each query; returns what was searched.
 
   Args:
     folder: where `indices` and `squared` go.
     queries: uint8 images [n h w c], an array or a store read block by block.
-    references: uint8 images [m h w c].
+    references: uint8 images [m h w c], an array or a store; one that is too
+      large to be held is read once for many blocks.
     k: neighbours a query; fewer where there are fewer references.
     block: queries at a time, and in a chunk.
     progress: show the rate and the time left.
 
   Returns:
-    queries, references: how many; k: the neighbours that were kept.
+    queries, references: how many; k: the neighbours that were kept; form,
+    selection: how they were computed.
+
+  Raises:
+    ValueError: dtypes, shapes or k that cannot be searched, an empty set, a
+      store that is still being written.
   """
-  knn.check_images("queries", queries)
-  knn.check_images("references", references)
-  knn.check_same_shape(queries.shape[1:], references.shape[1:])
+  parent, name = os.path.split(os.fspath(folder))
+  found = search_all(
+    parent,
+    queries,
+    {name: references},
+    k=k,
+    block=block,
+    progress=progress,
+  )
+  return found[name]
+
+
+def search_all(
+  folder: str | os.PathLike,
+  queries,
+  references: Mapping[str, Any],
+  *,
+  k: int,
+  block: int,
+  progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+  """`search` against several sets, the queries read once for all of them.
+
+  references: name -> set; `<folder>/<name>` takes its result.
+  """
+  check_images("queries", queries)
+  for images in references.values():
+    check_images("references", images)
+    check_same_shape(queries.shape[1:], images.shape[1:])
   if k < 1:
     raise ValueError(f"k = {k} neighbours, expected at least 1")
-  n, m = queries.shape[0], len(references)
-  k = min(k, m)
-  name = os.path.basename(os.fspath(folder))
-  arrays = _open(folder, (n, k), min(block, n))
-  chunk = arrays["indices"].chunk
-  done = set.intersection(*(set(a.written()) for a in arrays.values()))
-  index = None
-  finished = min(len(done) * chunk, n)
+  check_positive("block", block)
+  n = queries.shape[0]
+  block = min(block, n)
+  hold = knn.HOLD // len(references)
+  sets = [
+    _Set(os.path.join(folder, name), images, n, k, block, hold)
+    for name, images in references.items()
+  ]
+  total = n * len(sets)
+  done = sum(s.searched() for s in sets)
+  what = " and ".join(references) if len(sets) < 3 else "distances"
   with Progress(
-    n, what=name, unit="queries", done=finished, enabled=progress
+    total, what=what, unit="queries", done=done, enabled=progress
   ) as bar:
-    for number in range(-(-n // chunk)):
-      if number in done:
+    for rows, missing in _passes(sets, n, block):
+      images = np.asarray(queries[rows])
+      for s in missing:
+        bar.update(s.search(rows, images))
+  return {name: s.about for name, s in zip(references, sets, strict=True)}
+
+
+class _Set:
+  """One set of references and what is on disk of the search against it."""
+
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    references,
+    n: int,
+    k: int,
+    chunk: int,
+    hold: int,
+  ):
+    k = min(k, references.shape[0])
+    self._chunk, self._n = chunk, n
+    self._arrays = {
+      name: store.create(
+        os.path.join(folder, name), shape=(n, k), dtype="int64", chunk=chunk
+      )
+      for name in ("indices", "squared")
+    }
+    self.index = knn.Index(references, block=chunk, hold=hold)
+    written = (set(a.written()) for a in self._arrays.values())
+    self.done = set.intersection(*written)
+    self.about = {
+      "queries": n,
+      "references": references.shape[0],
+      "k": k,
+      "form": self.index.form,
+      "selection": self.index.selection,
+    }
+
+  def searched(self) -> int:
+    """Queries whose chunk is there."""
+    rows = self._arrays["indices"].rows
+    return sum(rows(i).stop - rows(i).start for i in self.done)
+
+  def search(self, rows: slice, images: np.ndarray) -> int:
+    """Searches some whole chunks and writes those that are missing."""
+    ids, squared = self.index.search(images, self.about["k"])
+    count = 0
+    for start in range(0, len(images), self._chunk):
+      number = (rows.start + start) // self._chunk
+      if number in self.done:
         continue
-      if index is None:
-        index = knn.Index(references)
-      rows = np.asarray(queries[number * chunk : (number + 1) * chunk])
-      ids, squared = index.search(knn.pad(rows, chunk), k)
-      arrays["squared"].write(number, squared[: len(rows)])
-      arrays["indices"].write(number, ids[: len(rows)])
-      bar.update(len(rows))
-  return {"queries": n, "references": m, "k": k}
+      part = slice(start, start + self._chunk)
+      self._arrays["squared"].write(number, squared[part])
+      self._arrays["indices"].write(number, ids[part])
+      count += len(ids[part])
+    return count
 
 
-def _open(
-  folder: str | os.PathLike, shape: tuple[int, int], chunk: int
-) -> dict[str, store.Store]:
-  return {
-    name: store.create(
-      os.path.join(folder, name), shape=shape, dtype="int64", chunk=chunk
-    )
-    for name in ("indices", "squared")
-  }
+def _passes(
+  sets: list[_Set], n: int, chunk: int
+) -> Iterator[tuple[slice, list[_Set]]]:
+  """(queries, sets that lack some): a block, or one stream's worth."""
+  chunks = max(1, max(s.index.group for s in sets) // chunk)
+  last = -(-n // chunk)
+  for first in range(0, last, chunks):
+    numbers = set(range(first, min(first + chunks, last)))
+    lacking = [s for s in sets if numbers - s.done]
+    missing = set().union(*(numbers - s.done for s in lacking))
+    if missing:
+      stop = min((max(missing) + 1) * chunk, n)
+      yield slice(min(missing) * chunk, stop), lacking

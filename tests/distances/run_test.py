@@ -28,7 +28,8 @@ def test_equals_the_search_in_memory(tmp_path, from_store):
   found = run.search(
     tmp_path / "a_to_b", queries, REFERENCES, k=5, block=8, progress=False
   )
-  assert found == {"queries": 25, "references": 12, "k": 5}
+  about = {"queries": 25, "references": 12, "k": 5}
+  assert found == about | {"form": "int8", "selection": "host"}
   expected = distances.nearest(QUERIES, REFERENCES, 5)
   indices, squared = read(tmp_path / "a_to_b")
   np.testing.assert_array_equal(indices, expected.ids)

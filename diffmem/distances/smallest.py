@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The k smallest keys of every query, kept while candidates stream in.
+
+A key orders candidates whole: value << id_bits | id, so that equal values go
+to the lower id. Two ways, chosen per backend and equal in result:
+
+host    `Smallest`. Keys that may enter are appended to a buffer of 3 k; when
+        one is full, all are cut to their k smallest, and the k-th becomes the
+        bound that later candidates must undercut. With references in no
+        order, about k (1 + 2 log_3(m / tile)) of m are ever looked at.
+device  `smallest`. The k smallest of a row lie in the k groups of columns with
+        the smallest minima (each holds one at most as large), so that only
+        those groups are sorted. Columns in ascending id keep ties right.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffmem.arrays import Bool, Int
+
+NONE = np.iinfo(np.int64).max  # the key of nothing
+GROUP = 32
+
+
+class Smallest:
+  """The k smallest keys of each of n rows.
+
+  bound: int64 [n], the k-th smallest that is known; NONE before k are known.
+  """
+
+  def __init__(self, n: int, k: int):
+    self._n, self.k, self._width = n, k, k + max(2 * k, 64)
+    self._keys = np.full((n, self._width), NONE, np.int64)
+    self._fill = np.zeros(n, np.int64)
+    self.bound = np.full(n, NONE, np.int64)
+
+  @property
+  def full(self) -> bool:
+    """Whether every row has a bound."""
+    return bool(self.bound.max() < NONE)
+
+  def add(self, row: Int[np.ndarray, " c"], keys: Int[np.ndarray, " c"]):
+    """Candidates: their rows, ascending, and their keys."""
+    row, keys = self._below(row, keys)
+    counts = np.bincount(row, minlength=self._n)
+    if np.max(self._fill + counts) > self._width:
+      self._cut()
+      row, keys = self._below(row, keys)
+      counts = np.bincount(row, minlength=self._n)
+      missing = np.max(self._fill + counts) - self._keys.shape[1]
+      if missing > 0:  # a burst: wider until the next cut
+        more = np.full((self._n, missing), NONE, np.int64)
+        self._keys = np.concatenate([self._keys, more], axis=1)
+    first = np.cumsum(counts) - counts
+    place = np.arange(len(row)) + np.repeat(self._fill - first, counts)
+    self._keys[row, place] = keys
+    self._fill += counts
+
+  def add_all(self, keys: Int[np.ndarray, "n j"]):
+    """Every key of a tile: for the first ones, and where most may enter."""
+    used = self._keys[:, : self._fill.max()]
+    self._keys = np.concatenate([used, keys], axis=1)
+    self._cut()
+
+  def result(self) -> Int[np.ndarray, "n k"]:
+    """The keys, ascending; NONE where there were fewer than k."""
+    self._cut()
+    return np.sort(self._keys[:, : self.k], axis=1)
+
+  def _below(self, row, keys):
+    keep = np.flatnonzero(keys < self.bound[row])
+    return row[keep], keys[keep]
+
+  def _cut(self) -> None:
+    keys, k = self._keys, self.k
+    if keys.shape[1] > k:
+      keys.partition(k - 1, axis=1)
+    keys = keys[:, :k]
+    self._keys = np.full((self._n, self._width), NONE, np.int64)
+    self._keys[:, : keys.shape[1]] = keys
+    self._fill = np.count_nonzero(keys < NONE, axis=1)
+    self.bound = self._keys[:, k - 1].copy()
+
+
+def where(mask: Bool[np.ndarray, "n m"]) -> tuple[np.ndarray, np.ndarray]:
+  """(rows, columns) that are set, by rows; `np.nonzero` is slower in 2-D."""
+  m = mask.shape[1]
+  flat = np.flatnonzero(mask)
+  row = flat // m
+  return row, flat - row * m
+
+
+def smallest(
+  values: Int[jax.Array, "n m"], k: int
+) -> tuple[Int[jax.Array, "n k"], Int[jax.Array, "n k"]]:
+  """(values, columns) of the k <= m smallest of each row, ties to the left."""
+  n, m = values.shape
+  if m % GROUP or m < 4 * k * GROUP // 3:
+    found, column = jax.lax.top_k(-values, k)
+    return -found, column
+  groups = values.reshape(n, m // GROUP, GROUP)
+  _, chosen = jax.lax.top_k(-groups.min(axis=2), k)
+  chosen = jnp.sort(chosen, axis=1)  # ascending id again
+  inside = jnp.take_along_axis(groups, chosen[:, :, None], axis=1)
+  found, place = jax.lax.top_k(-inside.reshape(n, k * GROUP), k)
+  group = jnp.take_along_axis(chosen, place // GROUP, axis=1)
+  return -found, group * GROUP + place % GROUP
