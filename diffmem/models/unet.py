@@ -50,8 +50,11 @@ class Block(nnx.Module):
     )
     self.norm2 = layers.GroupNorm(outputs, groups)
     self.conv2 = layers.Conv(outputs, outputs, zero=True, draws=draws)
-    same = inputs == outputs
-    self.skip = None if same else layers.Dense(inputs, outputs, draws=draws)
+    self.skip = (
+      None
+      if inputs == outputs
+      else layers.Conv(inputs, outputs, size=1, draws=draws)
+    )
 
   def __call__(
     self,

@@ -37,6 +37,7 @@ def gradients(fn, x, kernel, dy, stride):
     (8, 6, 1, 3, 2 * 2 * 6 * 4),  # blocks of two rows
     (8, 6, 2, 3, 2**17),
     (7, 5, 2, 3, 2**17),  # odd sides
+    (6, 4, 1, 1, 2**17),  # a matrix product
     (6, 4, 1, 5, 2 * 3 * 4 * 4),  # a larger kernel, blocks of three rows
   ],
 )
