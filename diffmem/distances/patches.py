@@ -124,7 +124,7 @@ class Patches:
 
   def tile(self, x: "Block", y: "Block") -> AnyArray:
     """Of every pair the largest of the patches' squared distances."""
-    form = tiled.FASTEST[x.on.devices.flat[0].platform]
+    form = tiled.fastest(x.on.devices.flat[0].platform)
     worst = None
     for piece in self.positions(x.rows, y.rows):
       columns = y.piece(piece)
@@ -178,7 +178,7 @@ class Block:
   def piece(self, at: slice):
     """(centred patches [p rows d], norms of their parts [s p rows]).
 
-    On every device. A block of few bytes with one position is kept.
+    On every device. What has one position is kept, and its images let go.
     """
     if self._kept is not None:
       return self._kept
@@ -188,7 +188,7 @@ class Block:
     )
     made = laid, _norms(laid)
     if keep:
-      self._kept = made
+      self._kept, self._images = made, None
     return made
 
   def _lay(self, at: slice, fresh: bool) -> Int[np.ndarray, "p rows d"]:

@@ -4,6 +4,8 @@
 import inspect
 
 import hypothesis
+import jax
+import jax.export
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -125,6 +127,31 @@ def test_limbs_at_their_edges(monkeypatch, parts, piece):
   patches._norms.clear_cache()
   expected = metrics.rms(patches.squared(images, images, 4), 48)
   np.testing.assert_array_equal(found, expected)
+
+
+def test_memory_is_not_used_again_too_early(monkeypatch):
+  """Many pieces under way, on one device straight from the host's memory."""
+  monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+  monkeypatch.setattr(patches, "PIECE_BYTES", 1)
+  a, b = images_of(7, 120, 256, (64, 64, 3)), images_of(8, 70, 256, (64, 64, 3))
+  a[:, :, :32], b[:, :, :32] = 0, 255  # the worst patch is not the last
+  monkeypatch.setattr(patches, "BLOCK_BYTES", 64 * 64 * 3 * 48)
+  some = np.array([0, 17, 50, 119])
+  found = distances.patch_max(a, 32, references=b)
+  expected = metrics.rms(patches.squared(a[some], b, 32), 3072)
+  np.testing.assert_array_equal(found[some], expected)
+  found = distances.patch_max(a, 16)
+  expected = metrics.rms(patches.squared(a[some], a, 16), 768)
+  np.testing.assert_array_equal(found[some], expected)
+
+
+def test_lowers_for_tpu():
+  x = jax.ShapeDtypeStruct((2, 16, 48), np.int8)
+  norms = jax.ShapeDtypeStruct((1, 2, 16), np.int32)
+  exported = jax.export.export(patches._worst, platforms=["tpu"])(
+    None, x, norms, x, norms, form="int8"
+  )
+  assert exported.platforms == ("tpu",)
 
 
 IMAGES = np.zeros((3, 6, 4, 1), np.uint8)
