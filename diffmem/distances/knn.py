@@ -43,9 +43,10 @@ from diffmem.distances.checks import (
 )
 
 SELECTION = {"cpu": "host", "gpu": "device", "tpu": "device"}
-BLOCK = 2048  # queries that meet a tile
-COLUMNS = 128  # references of a tile whose distances are all formed at once
-TILE = {"host": 1024, "device": 16384}  # references a device
+BLOCK = 4096  # queries that meet a tile
+AHEAD = 2  # products under way while the host selects
+COLUMNS = 256  # references of a tile whose distances are all formed at once
+TILE = {"host": 256, "device": 16384}  # references a device
 HOLD = 256 * 2**20  # bytes of references kept on the device
 ROWS = 64 * 2**20  # bytes of a block, and of a tile
 
@@ -65,15 +66,27 @@ class Neighbours:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """Rows on the device and their norms: a block of queries, or a tile.
+  """Rows on the device: a block of queries, or a tile of references.
 
-  start: id of the first row; count: how many rows are no padding.
+  start: id of the first row; count: how many rows are no padding;
+  rows, squares: what the kind makes of them, |x|^2 not waited for.
   """
 
   start: int
   count: int
   rows: jax.Array
-  norms: np.ndarray
+  squares: tuple
+
+  @functools.cached_property
+  def norms(self) -> np.ndarray:
+    """|x|^2 on the host, in int64 where they are integers."""
+    parts = [np.asarray(part) for part in self.squares]
+    if parts[0].dtype == np.int32:
+      return np.sum(parts, axis=0, dtype=np.int64)
+    return parts[0]
+
+  def __len__(self) -> int:
+    return self.rows.shape[0]
 
 
 class Index:
@@ -150,7 +163,7 @@ class Index:
         while waiting and not block.full:
           waiting.popleft()()
         waiting.append(block.meet(tile))
-        if len(waiting) > 1:
+        if len(waiting) > AHEAD:
           waiting.popleft()()
     for finish in waiting:
       finish()
@@ -163,7 +176,7 @@ class Index:
     """(queries, ids) of the pairs with squared < limit [n], tile by tile."""
     check_same_shape(queries.shape[1:], self.shape)
     blocks = [
-      (part, pad(limit[part.start : part.start + part.count], len(part.norms)))
+      (part, pad(limit[part.start : part.start + part.count], len(part)))
       for part in self._blocks(queries)
     ]
     waiting = collections.deque()
@@ -172,7 +185,7 @@ class Index:
         waiting.append(
           (part, limits, tile, *self._kind.near(part, tile, limits))
         )
-        if len(waiting) > 1:
+        if len(waiting) > AHEAD:
           yield self._pairs(*waiting.popleft())
     for job in waiting:
       yield self._pairs(*job)
@@ -219,7 +232,7 @@ class _Host:
   def __init__(self, kind, block: Part, k: int, id_bits: int, mesh: Mesh):
     del mesh
     self._kind, self._block, self._bits = kind, block, id_bits
-    self._best = smallest.Smallest(len(block.norms), k)
+    self._best = smallest.Smallest(len(block), k)
 
   @property
   def full(self) -> bool:
@@ -240,7 +253,7 @@ class _Host:
     if len(row) > mask.size // 8:
       self._take_all(tile, parts)
       return
-    if tile.count < len(tile.norms):
+    if tile.count < len(tile):
       inside = column < tile.count
       row, column = row[inside], column[inside]
     values = self._kind.squared(parts, self._block, tile, row, column)
@@ -271,7 +284,7 @@ class _Device:
 
   def __init__(self, kind, block: Part, k: int, id_bits: int, mesh: Mesh):
     self._block, self._bits = block, id_bits
-    shape = (mesh.size, len(block.norms), k)
+    shape = (mesh.size, len(block), k)
     none = np.iinfo(np.int32).max
     self._best = meshes.shard(
       (np.full(shape, none, np.int32), np.full(shape, none, np.int32)), mesh
@@ -282,8 +295,8 @@ class _Device:
     self._best = self._meet(
       self._block.rows,
       tile.rows,
-      _narrow(self._block.norms),
-      _narrow(tile.norms),
+      self._block.squares[0],
+      tile.squares[0],
       np.int32(tile.start),
       np.int32(tile.count),
       *self._best,
@@ -295,11 +308,6 @@ class _Device:
     k = values.shape[2]
     keys = np.concatenate(list((values << self._bits) | ids), axis=1)
     return np.sort(keys, axis=1)[: self._block.count, :k]
-
-
-def _narrow(norms: np.ndarray) -> np.ndarray:
-  """Norms as the device adds them: int64 to int32."""
-  return norms.astype(np.int32) if norms.dtype == np.int64 else norms
 
 
 @functools.lru_cache
@@ -353,8 +361,10 @@ def nearest(
   check_images("references", references)
   check_same_shape(queries.shape[1:], references.shape[1:])
   check_k(k, references.shape[0])
-  index = Index(references, **options)
   n = queries.shape[0]
+  if n <= BLOCK:  # met once: memory used again is faster than fresh memory
+    options.setdefault("hold", 0)
+  index = Index(references, **options)
   ids, squared = np.empty((n, k), np.int64), np.empty((n, k), np.int64)
   for start in range(0, n, index.group):
     part = slice(start, start + index.group)

@@ -37,25 +37,25 @@ def rms(
 def l2(
   x: Float[np.ndarray, "*#shape d"], y: Float[np.ndarray, "*#shape d"]
 ) -> Float[np.ndarray, "*shape"]:
-  """Euclidean distance of vectors that broadcast, in float64."""
-  difference = x.astype(np.float64) - y.astype(np.float64)
-  return norms(difference)
+  """Euclidean distance of float32 vectors that broadcast, in float64."""
+  return norms(np.subtract(x, y, dtype=np.float64))
 
 
 def cosine(
   x: Float[np.ndarray, "*#shape d"], y: Float[np.ndarray, "*#shape d"]
 ) -> Float[np.ndarray, "*shape"]:
-  """1 - the cosine of vectors that broadcast, in float64, at least 0."""
+  """1 - the cosine of float32 vectors that broadcast, in float64.
+
+  As |x - y|^2 / 2 of unit vectors: near-duplicates do not cancel.
+  """
   x, y = x.astype(np.float64), y.astype(np.float64)
-  x, y = x / norms(x)[..., None], y / norms(y)[..., None]
-  # |x - y|^2 / 2 of unit vectors: near-duplicates do not cancel.
+  x /= norms(x)[..., None]
+  y /= norms(y)[..., None]
   difference = x - y
-  return np.sum(difference * difference, axis=-1) / 2
+  difference *= difference
+  return np.sum(difference, axis=-1) / 2
 
 
 def norms(x: Float[np.ndarray, "*shape d"]) -> Float[np.ndarray, "*shape"]:
-  """|x| in float64; no square overflows or vanishes."""
-  largest = np.max(np.abs(x), axis=-1, keepdims=True)
-  scale = np.ldexp(1.0, np.frexp(largest)[1])
-  x = x / scale
-  return np.sqrt(np.sum(x * x, axis=-1)) * scale[..., 0]
+  """|x|; in float64, squares of float32 neither overflow nor vanish."""
+  return np.sqrt(np.sum(np.square(x, dtype=np.float64), axis=-1))

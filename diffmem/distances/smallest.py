@@ -42,19 +42,21 @@ class Smallest:
 
   def add(self, row: Int[np.ndarray, " c"], keys: Int[np.ndarray, " c"]):
     """Candidates: their rows, ascending, and their keys."""
-    row, keys = self._below(row, keys)
     counts = np.bincount(row, minlength=self._n)
     if np.max(self._fill + counts) > self._width:
       self._cut()
-      row, keys = self._below(row, keys)
+      keep = np.flatnonzero(keys < self.bound[row])
+      row, keys = row[keep], keys[keep]
       counts = np.bincount(row, minlength=self._n)
-      missing = np.max(self._fill + counts) - self._keys.shape[1]
+      missing = np.max(self._fill + counts) - self._width
       if missing > 0:  # a burst: wider until the next cut
         more = np.full((self._n, missing), NONE, np.int64)
         self._keys = np.concatenate([self._keys, more], axis=1)
     first = np.cumsum(counts) - counts
-    place = np.arange(len(row)) + np.repeat(self._fill - first, counts)
-    self._keys[row, place] = keys
+    free = np.arange(self._n) * self._keys.shape[1] + self._fill
+    place = np.repeat(free - first, counts)
+    place += np.arange(len(place))
+    self._keys.reshape(-1)[place] = keys
     self._fill += counts
 
   def add_all(self, keys: Int[np.ndarray, "n j"]):
@@ -68,19 +70,22 @@ class Smallest:
     self._cut()
     return np.sort(self._keys[:, : self.k], axis=1)
 
-  def _below(self, row, keys):
-    keep = np.flatnonzero(keys < self.bound[row])
-    return row[keep], keys[keep]
-
   def _cut(self) -> None:
-    keys, k = self._keys, self.k
-    if keys.shape[1] > k:
-      keys.partition(k - 1, axis=1)
-    keys = keys[:, :k]
-    self._keys = np.full((self._n, self._width), NONE, np.int64)
-    self._keys[:, : keys.shape[1]] = keys
-    self._fill = np.count_nonzero(keys < NONE, axis=1)
+    """Keeps the k smallest of each row, and only their part of the buffer."""
+    k = self.k
+    if self._keys.shape[1] > k:
+      self._keys.partition(k - 1, axis=1)
+    if self._keys.shape[1] == self._width:
+      self._keys[:, k:] = NONE
+    else:
+      kept = self._keys[:, :k]
+      self._keys = np.full((self._n, self._width), NONE, np.int64)
+      self._keys[:, : kept.shape[1]] = kept
     self.bound = self._keys[:, k - 1].copy()
+    if self.full:
+      self._fill = np.full(self._n, k)
+    else:
+      self._fill = np.count_nonzero(self._keys < NONE, axis=1)
 
 
 def where(mask: Bool[np.ndarray, "n m"]) -> tuple[np.ndarray, np.ndarray]:

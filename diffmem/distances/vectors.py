@@ -40,7 +40,7 @@ from diffmem.distances.checks import (
 )
 
 MARGIN = 16
-SCORED = 2**23  # values that are scored at once
+SCORED = 2**17  # values that are scored at once: they stay in the cache
 HELD = 2**24  # pairs that may be kept at once
 
 
@@ -216,7 +216,7 @@ class Vectors:
       x /= metrics.norms(x)[:, None]
     x = np.ldexp(x, self._scale).astype(np.float32)
     squares = np.square(x, dtype=np.float64).sum(axis=1).astype(np.float32)
-    return jax.device_put(x, sharding), squares
+    return jax.device_put(x, sharding), (squares,)
 
   @staticmethod
   def values(

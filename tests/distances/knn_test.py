@@ -212,7 +212,7 @@ def test_lowers_for_tpu():
   for form in tiled.FORMS:
     near = tiled.sharded_near(one, form)
     exported = jax.export.export(near, platforms=["tpu"])(
-      *rows, norms[1], norms[0]
+      *rows, (norms[1],), norms[0]
     )
     assert exported.platforms == ("tpu",)
     assert exported.out_avals[0].shape == (16, 512)
