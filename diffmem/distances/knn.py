@@ -48,6 +48,7 @@ AHEAD = 2  # products under way while the host selects
 COLUMNS = 256  # references of a tile whose distances are all formed at once
 TILE = {"host": 256, "device": 16384}  # references a device
 HOLD = 256 * 2**20  # bytes of references kept on the device
+STREAM = 4  # blocks that one stream of the references serves at most
 ROWS = 64 * 2**20  # bytes of a block, and of a tile
 
 
@@ -82,7 +83,7 @@ class Part:
     """|x|^2 on the host, in int64 where they are integers."""
     parts = [np.asarray(part) for part in self.squares]
     if parts[0].dtype == np.int32:
-      return np.sum(parts, axis=0, dtype=np.int64)
+      return np.asarray(np.sum(parts, axis=0, dtype=np.int64))
     return parts[0]
 
   def __len__(self) -> int:
@@ -143,7 +144,7 @@ class Index:
     # Queries of one search: one block, or as many as pay for a stream.
     self.group = self._block
     if not self._held:
-      self.group *= max(1, hold // (2 * self._block * row_bytes))
+      self.group *= min(STREAM, max(1, hold // (self._block * row_bytes)))
     self._parts: list[Part] = []
 
   def search(

@@ -177,7 +177,7 @@ def test_a_stream_serves_many_blocks():
       return super().__getitem__(index)
 
   images = np.zeros((64, 4), np.uint8)
-  index = knn.Index(images.view(Counted), tile=2, block=4, hold=128)
+  index = knn.Index(images.view(Counted), tile=2, block=4, hold=64)
   assert index.group == 16
   index.search(images[:16], 1)
   assert len(reads) == 64 // (2 * len(jax.devices()))
