@@ -194,5 +194,6 @@ def _digest(images) -> str:
   found = hashlib.sha256(repr(tuple(images.shape)).encode())
   step = max(1, (1 << 26) // int(np.prod(images.shape[1:])))
   for start in range(0, len(images), step):
-    found.update(np.ascontiguousarray(images[start : start + step]))
+    rows = np.ascontiguousarray(images[start : start + step])
+    found.update(rows.tobytes())
   return found.hexdigest()

@@ -24,6 +24,7 @@ one patch.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +126,7 @@ class Patches:
   def tile(self, x: "Block", y: "Block") -> AnyArray:
     """Of every pair the largest of the patches' squared distances."""
     form = tiled.fastest(x.on.devices.flat[0].platform)
-    worst = None
+    worst: Any = None
     for piece in self.positions(x.rows, y.rows):
       columns = y.piece(piece)
       rows = _by_rows(columns if x is y else x.piece(piece), x.on)
@@ -142,8 +143,9 @@ class Ring:
   """Two pieces of host memory in turn, each free once its reader is done."""
 
   def __init__(self):
-    self._slots, self._turn = [None, None], 0
-    self._readers = [None, None]
+    self._slots: list[np.ndarray | None] = [None, None]
+    self._readers: list[jax.Array | None] = [None, None]
+    self._turn = 0
 
   def take(self, size: int) -> UInt8[np.ndarray, " size"]:
     """Memory on a 64-byte boundary, so that JAX takes it without a copy."""
@@ -173,7 +175,8 @@ class Block:
     on: jax.sharding.Mesh,
   ):
     self.kernel, self.rows, self.ring, self.on = kernel, rows, ring, on
-    self._images, self._kept = images, None
+    self._images: Any = images
+    self._kept: Any = None
 
   def piece(self, at: slice):
     """(centred patches [p rows d], norms of their parts [s p rows]).

@@ -156,7 +156,7 @@ def near(
   if a.shape[1] <= FILTER_DIMS:
     half = b_squares[0] >> 1
     return dots, half[None, :] - dots[0] <= bound[:, None]
-  half = sum(part.astype(jnp.float32) for part in b_squares) / 2
+  half = jnp.stack([part.astype(jnp.float32) for part in b_squares]).sum(0) / 2
   total = sum(dot.astype(jnp.float32) for dot in dots)
   return dots, half[None, :] - total <= bound[:, None]
 

@@ -231,9 +231,7 @@ def _check_finite(
     return
   first = np.asarray(ids)[bad.any((1, 2))]
   names = ", ".join(map(str, first[:5])) + (", ..." if len(first) > 5 else "")
-  times = ", ".join(
-    str(s) for s, b in zip(t, bad.any((0, 2)), strict=True) if b
-  )
+  times = ", ".join(str(s) for i, s in enumerate(t) if bad[:, i].any())
   raise FloatingPointError(
     f"the loss of {len(first)} images is not finite at t = {times} (ids "
     f"{names}); check the weights and the images"

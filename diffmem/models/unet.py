@@ -122,10 +122,12 @@ class Parts:
     self, name: str, inputs: int, outputs: int, attend: bool
   ) -> dict[str, nnx.Module]:
     """A residual block, and attention after it where that is asked for."""
-    parts = {f"block_{name}": self.block(inputs, outputs)}
-    return parts | (
-      {f"attention_{name}": self.attention(outputs)} if attend else {}
-    )
+    parts: dict[str, nnx.Module] = {
+      f"block_{name}": self.block(inputs, outputs)
+    }
+    if attend:
+      parts[f"attention_{name}"] = self.attention(outputs)
+    return parts
 
   def middle(
     self, kind: str, size: tuple[int, int], channels: int
