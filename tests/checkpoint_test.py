@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: named parts, whole or not at all, resharded on restore."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +61,8 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     assert kept.latest() == 1
 
 
-# A read that fails leaves orbax's coroutine unfinished, which pytest reports.
+# A read that fails leaves orbax's coroutine unfinished, which pytest reports
+# when it is collected: that must be here, not in some later test.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_other_shapes_are_refused(tmp_path):
   with checkpoint.Checkpointer(tmp_path) as kept:
@@ -68,6 +71,7 @@ def test_other_shapes_are_refused(tmp_path):
     other = {"w": jnp.zeros((8, 5)), "step": jnp.asarray(0)}
     with pytest.raises(ValueError, match=r"/1 cannot be read .* fall back"):
       kept.restore(checkpoint.abstract({"state": other}, WHOLE), 1)
+  gc.collect()
 
 
 def test_a_relative_folder_will_do(tmp_path, monkeypatch):

@@ -65,7 +65,14 @@ def start(name: str, main: Callable[[dict, str], None]) -> None:
 def one_line(error: Exception) -> str:
   """An error as one line, with its type where the message needs it."""
   text = " ".join(str(error).split())
-  expected = (ValueError, OSError, RuntimeError, flags.Error)
+  expected = (
+    ValueError,
+    OSError,
+    RuntimeError,
+    FloatingPointError,  # a loss or an image that is not finite
+    ImportError,  # an extra that is not installed
+    flags.Error,
+  )
   if isinstance(error, expected) and text:
     return text
   parts = [type(error).__name__, *([text] if text else [])]

@@ -2,13 +2,15 @@
 """Banks: each id once, bit-identical after any stop, on any devices."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import zarr
 
 import diffmem
-from diffmem import keys, store
-from diffmem.sample import bank
+from diffmem import arrays, denoiser, keys, store
+from diffmem.diffusion import schedules
+from diffmem.sample import bank, run
 
 KEY = keys.stream(keys.root(0), "sample")
 
@@ -113,3 +115,22 @@ def test_an_unfinished_or_absent_bank_is_refused(tmp_path):
     diffmem.open_bank(tmp_path)
   with pytest.raises(FileNotFoundError, match="run diffmem-sample first"):
     diffmem.open_bank(tmp_path / "nowhere")
+
+
+def test_a_sampler_makes_the_same_images_on_one_device_and_on_eight(tmp_path):
+  schedule = schedules.linear(steps=20)
+  points = np.linspace(-1, 1, 5 * 6, dtype=np.float32).reshape(5, 2, 3, 1)
+  oracle = denoiser.finite_set(points, schedule)
+  options = dict(
+    stepper="ddpm_fixed_small", steps=20, eta=0.0, guidance=1.0, clip=True
+  )
+  banks = {}
+  for n in (4, 70):  # one block, or eighteen on eight devices
+    images = _store(tmp_path / str(n), n)
+    generate = run.generator(oracle, **options)
+    bank.fill(images, generate, oracle.params, KEY, progress=False)
+    banks[n] = images[:]
+  assert (banks[4] == banks[70][:4]).all()
+  pixels = np.asarray(arrays.to_uint8(jnp.asarray(points))).reshape(5, -1)
+  found = {tuple(row) for row in banks[70].reshape(70, -1)}
+  assert found == {tuple(row) for row in pixels}

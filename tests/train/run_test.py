@@ -2,6 +2,7 @@
 """The train stage: it learns, stops and goes on exactly, and refuses."""
 
 import copy
+import gc
 import json
 
 import jax
@@ -169,7 +170,8 @@ def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
     workdir.require(tmp_path, "train")
 
 
-# A read that fails leaves orbax's coroutine unfinished, which pytest reports.
+# A read that fails leaves orbax's coroutine unfinished, which pytest reports
+# when it is collected: that must be here, not in some later test.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_named(calm, tmp_path):
   config = _config(train__steps=4)
@@ -182,6 +184,7 @@ def test_a_damaged_checkpoint_is_named(calm, tmp_path):
       file.write_bytes(content)
   with pytest.raises(ValueError, match=r"checkpoints/4 cannot be read"):
     trained.load(tmp_path)
+  gc.collect()
 
 
 @pytest.mark.parametrize(
