@@ -35,7 +35,7 @@ NETWORKS = {
   "digits": (
     (8, 8, 1),
     64,
-    dict(name="unet", width=16, multipliers=(1, 1), blocks=1, attention=(),
+    dict(name="unet", width=16, multipliers=(1, 2), blocks=1, attention=(),
          middle="dense", groups=8),
   ),
   "rgb32": (
