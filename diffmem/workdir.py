@@ -125,7 +125,7 @@ def stage(
     earlier = folder / "meta.json"
     finished, seconds = False, 0.0
     if earlier.exists():
-      old = read_json(earlier)
+      old = _read_meta(earlier)
       same = _compare(folder, old, meta, replace)
       finished = same and old["status"] == "finished"
       if same:
@@ -156,7 +156,7 @@ def require(root: str | os.PathLike, name: str) -> dict:
   advice = f"run diffmem-{command} with --workdir={root} first"
   if not file.exists():
     raise FileNotFoundError(f"{file.parent} holds no {name} results; {advice}")
-  meta = read_json(file)
+  meta = _read_meta(file)
   if meta["status"] != "finished":
     raise FileNotFoundError(
       f"{file.parent} was left unfinished; rerun diffmem-{command} with "
@@ -194,6 +194,17 @@ def commit() -> str | None:
     check=False,
   )
   return run.stdout.strip() or None
+
+
+def _read_meta(file: epath.Path) -> dict:
+  meta = read_json(file)
+  expected = {"status", "config", "inputs", "seconds", "runs"}
+  if not isinstance(meta, dict) or not expected <= meta.keys():
+    raise ValueError(
+      f"{file} is not the record of a stage; use another --workdir, or delete "
+      f"{file.parent} to make it anew"
+    )
+  return meta
 
 
 def _meta(config, inputs) -> dict:

@@ -114,3 +114,12 @@ def test_a_digest_knows_content_not_order_or_type():
   )
   assert workdir.digest({"a": 1}) != workdir.digest({"a": 2})
   assert json.dumps(workdir.plain({"x": np.float32(0.5)})) == '{"x": 0.5}'
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+  (tmp_path / "train").mkdir()
+  workdir.write_json(tmp_path / "train" / "meta.json", {"name": "other"})
+  with pytest.raises(ValueError, match="is not the record of a stage"):
+    _finish(tmp_path)
+  with pytest.raises(ValueError, match="is not the record of a stage"):
+    workdir.require(tmp_path, "train")
