@@ -24,6 +24,8 @@ one patch.
 
 import functools
 import math
+import os
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -37,7 +39,8 @@ from diffmem.distances import blocks, metrics, tiled
 
 UINT32_DIMS = (2**32 - 1) // 255**2
 BLOCK_BYTES = 3 << 27  # of images, in a block
-PIECE_BYTES = 1 << 25  # of patches, and a quarter of their squared distances
+PIECE_BYTES = 1 << 26  # of patches, and a quarter of their squared distances
+THREADS = min(4, os.cpu_count() or 1)  # that lay out patches
 
 
 def squared(
@@ -85,8 +88,9 @@ def patch_max(
 class Patches:
   """Squared distances of the worst patch: a kernel of `blocks.Tiles`.
 
-  Patches are laid out on the host, a few positions (a piece) at a time, in
-  memory that is used again and again: fresh memory costs more than products.
+  Patches are laid out on the host, a few positions (a piece) at a time, by
+  THREADS threads and in memory that is used again and again: fresh memory
+  costs more than products.
   """
 
   def __init__(self, shape: tuple[int, ...], patch: int | None):
@@ -104,6 +108,7 @@ class Patches:
     most = min(4 * PIECE_BYTES // self.dims, BLOCK_BYTES // math.prod(shape))
     self.most = max(blocks.GRAIN, min(2048, most))
     self._rings = [Ring(), Ring()]
+    self.pool = futures.ThreadPoolExecutor(THREADS)
 
   def block(
     self,
@@ -128,8 +133,11 @@ class Patches:
     form = tiled.fastest(x.on.devices.flat[0].platform)
     worst: Any = None
     for piece in self.positions(x.rows, y.rows):
-      columns = y.piece(piece)
-      rows = _by_rows(columns if x is y else x.piece(piece), x.on)
+      if x is y:  # the norms are on the product's diagonals
+        rows = columns = y.piece(piece), None
+      else:
+        rows, columns = x.normed(piece), y.normed(piece)
+      rows = _by_rows(rows, x.on)
       worst = _worst(worst, *rows, *columns, form=form)
       x.ring.used(worst[1])
       y.ring.used(worst[1])
@@ -177,11 +185,12 @@ class Block:
     self.kernel, self.rows, self.ring, self.on = kernel, rows, ring, on
     self._images: Any = images
     self._kept: Any = None
+    self._norms: Any = None
 
-  def piece(self, at: slice):
-    """(centred patches [p rows d], norms of their parts [s p rows]).
+  def piece(self, at: slice) -> Int[jax.Array, "p rows d"]:
+    """Centred patches, on every device.
 
-    On every device. What has one position is kept, and its images let go.
+    What has one position is kept, and its images let go.
     """
     if self._kept is not None:
       return self._kept
@@ -189,10 +198,18 @@ class Block:
     laid = jax.device_put(
       self._lay(at, keep), mesh.replicated(self.on), may_alias=True
     )
-    made = laid, _norms(laid)
     if keep:
-      self._kept, self._images = made, None
-    return made
+      self._kept, self._images = laid, None
+    return laid
+
+  def normed(self, at: slice):
+    """(piece [p rows d], norms of its patches' parts [s p rows])."""
+    laid = self.piece(at)
+    if self._kept is None:
+      return laid, _norms(laid)
+    if self._norms is None:
+      self._norms = _norms(laid)
+    return laid, self._norms
 
   def _lay(self, at: slice, fresh: bool) -> Int[np.ndarray, "p rows d"]:
     (down, across), (p, line) = self.kernel.grid, self.kernel.cell
@@ -203,9 +220,16 @@ class Block:
     out = memory.reshape(count, self.rows, p, line)
     out[:, n:] = 0
     cut = self._images.reshape(n, down, p, across, line)
-    for k in range(count):
-      top, left = divmod(at.start + k, across)
-      np.bitwise_xor(cut[:, top, :, left], np.uint8(128), out=out[k, :n])
+
+    def centre(rows: slice):
+      for k in range(count):
+        top, left = divmod(at.start + k, across)
+        part = cut[rows, top, :, left]
+        np.bitwise_xor(part, np.uint8(128), out=out[k, rows])
+
+    share = math.ceil(n / THREADS)
+    shares = (slice(i, min(i + share, n)) for i in range(0, n, share))
+    list(self.kernel.pool.map(centre, shares))
     return out.reshape(count, self.rows, p * line).view(np.int8)
 
 
@@ -235,24 +259,25 @@ def _by_rows(piece, on: jax.sharding.Mesh):
 def _worst(
   worst: tuple | None,
   x: Int[jax.Array, "p n d"],
-  x_norms: Int[jax.Array, "s p n"],
+  x_norms: Int[jax.Array, "s p n"] | None,
   y: Int[jax.Array, "p m d"],
-  y_norms: Int[jax.Array, "s p m"],
+  y_norms: Int[jax.Array, "s p m"] | None,
   *,
   form: str,
 ):
   """(high, low) limbs of the largest squared distance of each pair so far.
 
-  high is None where low holds all.
+  high is None where low holds all; without norms x and y are the same.
   """
-  product = jax.vmap(tiled.FORMS[form])
-  parts = [
-    jax.lax.bitcast_convert_type(
-      a[:, :, None] + b[:, None, :] - 2 * product(x[..., part], y[..., part]),
-      jnp.uint32,
-    )
-    for part, a, b in zip(_parts(x.shape[-1]), x_norms, y_norms, strict=True)
-  ]
+  parts = []
+  for i, part in enumerate(_parts(x.shape[-1])):
+    product = jax.vmap(tiled.FORMS[form])(x[..., part], y[..., part])
+    if x_norms is None or y_norms is None:
+      a = b = jnp.diagonal(product, axis1=1, axis2=2)
+    else:
+      a, b = x_norms[i], y_norms[i]
+    squared = a[:, :, None] + b[:, None, :] - 2 * product
+    parts.append(jax.lax.bitcast_convert_type(squared, jnp.uint32))
   if len(parts) == 1:
     low = jnp.max(parts[0], axis=0)
     return None, low if worst is None else jnp.maximum(low, worst[1])
