@@ -66,6 +66,7 @@ setuptools.setup(
       "beartype",
       "build",
       "hypothesis",
+      "jax-privacy>=2.0,<2.1",  # an oracle of the statistics; 2.1 moves it
       "pytest>=8",
       "pytest-xdist",
       "ruff==0.17.6",
