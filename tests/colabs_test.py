@@ -54,7 +54,7 @@ def codes(notebook) -> list[str]:
 
 
 def test_there_are_notebooks_and_nothing_else():
-  files = [p.name for p in FOLDER.rglob("*") if ".ruff_cache" not in p.parts]
+  files = [p.name for p in FOLDER.iterdir() if not p.name.startswith(".")]
   assert NOTEBOOKS
   assert sorted(files) == [path.name for path in NOTEBOOKS]
   numbers = [int(path.stem.partition("_")[0]) for path in NOTEBOOKS]
