@@ -39,7 +39,7 @@ from diffmem.distances import blocks, metrics, tiled
 
 UINT32_DIMS = (2**32 - 1) // 255**2
 BLOCK_BYTES = 3 << 27  # of images, in a block
-PIECE_BYTES = 1 << 26  # of patches, and a quarter of their squared distances
+PIECE_BYTES = 1 << 25  # of patches, and a quarter of their squared distances
 THREADS = min(4, os.cpu_count() or 1)  # that lay out patches
 
 
