@@ -30,7 +30,7 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python --warnings
 
-test-slow: $(VENV)/.installed-test ## kills, clean installs and other long tests
+test-slow: $(VENV)/.installed-test ## kills, clean installs, notebooks, other long tests
 	$(BIN)/python -m pytest -q -m slow
 
 bench: $(VENV)/.installed-bench ## every benchmark, ratios printed
