@@ -145,9 +145,10 @@ def test_memory_is_not_used_again_too_early(monkeypatch):
   np.testing.assert_array_equal(found[some], expected)
 
 
-def test_lowers_for_tpu():
+@pytest.mark.parametrize("same", [False, True])
+def test_lowers_for_tpu(same):
   x = jax.ShapeDtypeStruct((2, 16, 48), np.int8)
-  norms = jax.ShapeDtypeStruct((1, 2, 16), np.int32)
+  norms = None if same else jax.ShapeDtypeStruct((1, 2, 16), np.int32)
   exported = jax.export.export(patches._worst, platforms=["tpu"])(
     None, x, norms, x, norms, form="int8"
   )
