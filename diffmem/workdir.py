@@ -125,7 +125,7 @@ def stage(
     earlier = folder / "meta.json"
     finished, seconds = False, 0.0
     if earlier.exists():
-      old = _read_meta(earlier)
+      old = _read_meta(earlier, "status", "config", "inputs", "seconds", "runs")
       same = _compare(folder, old, meta, replace)
       finished = same and old["status"] == "finished"
       if same:
@@ -156,7 +156,7 @@ def require(root: str | os.PathLike, name: str) -> dict:
   advice = f"run diffmem-{command} with --workdir={root} first"
   if not file.exists():
     raise FileNotFoundError(f"{file.parent} holds no {name} results; {advice}")
-  meta = _read_meta(file)
+  meta = _read_meta(file, "status")
   if meta["status"] != "finished":
     raise FileNotFoundError(
       f"{file.parent} was left unfinished; rerun diffmem-{command} with "
@@ -196,10 +196,9 @@ def commit() -> str | None:
   return run.stdout.strip() or None
 
 
-def _read_meta(file: epath.Path) -> dict:
+def _read_meta(file: epath.Path, *expected: str) -> dict:
   meta = read_json(file)
-  expected = {"status", "config", "inputs", "seconds", "runs"}
-  if not isinstance(meta, dict) or not expected <= meta.keys():
+  if not isinstance(meta, dict) or not meta.keys() >= {*expected}:
     raise ValueError(
       f"{file} is not the record of a stage; use another --workdir, or delete "
       f"{file.parent} to make it anew"
