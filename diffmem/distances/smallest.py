@@ -73,7 +73,7 @@ class Smallest:
   def _cut(self) -> None:
     """Keeps the k smallest of each row, and only their part of the buffer."""
     k = self.k
-    if self._keys.shape[1] > k:
+    if self._keys.shape[1] >= k:  # of k keys too the last must be the largest
       self._keys.partition(k - 1, axis=1)
     if self._keys.shape[1] == self._width:
       self._keys[:, k:] = NONE

@@ -71,6 +71,16 @@ def test_equals_definition(
 
 
 @pytest.mark.parametrize("selection", ["host", "device"])
+@pytest.mark.parametrize("k", range(1, 31))
+def test_every_k_around_a_tile_of_eight(selection, k):
+  rng = np.random.default_rng(k)
+  images = (rng.integers(0, 2, (35, 2, 3, 1)) * 255).astype(np.uint8)
+  assert_equals_definition(
+    images[:5], images[5:], k, tile=1, selection=selection
+  )
+
+
+@pytest.mark.parametrize("selection", ["host", "device"])
 @pytest.mark.parametrize("devices", [1, 3, 8])
 @pytest.mark.parametrize("levels", [2, 256])
 def test_devices_order_and_long_lists(selection, devices, levels):
