@@ -163,17 +163,17 @@ def _data(results: Results) -> list[tuple[str, str]]:
 def _model(results: Results) -> list[tuple[str, str]]:
   """What is known of the model and of its training."""
   train = results.metas.get("train") or {}
-  config = train.get("config", {})
+  made_by = train.get("config", {})  # absent where others trained the model
   rows = []
-  if config.get("models", {}).get("name"):
-    rows.append(("network", config["models"]["name"]))
+  if "models" in made_by:
+    rows.append(("network", made_by["models"]["name"]))
   if train.get("parameters"):
     rows.append(("parameters", words.count(train["parameters"])))
   if train.get("images"):
     rows.append(("training images, with copies", words.count(train["images"])))
   for key in ("steps", "batch", "lr"):
-    if key in config.get("train", {}):
-      rows.append((key, f"{config['train'][key]:,}"))
+    if "train" in made_by:
+      rows.append((key, f"{made_by['train'][key]:,}"))
   if train.get("weights"):
     rows.append(("sha256 of the weights", str(train["weights"])))
   return [(k, str(v)) for k, v in rows]
