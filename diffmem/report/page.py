@@ -165,15 +165,16 @@ def _model(results: Results) -> list[tuple[str, str]]:
   train = results.metas.get("train") or {}
   made_by = train.get("config", {})  # absent where others trained the model
   rows = []
-  if "models" in made_by:
-    rows.append(("network", made_by["models"]["name"]))
+  network, training = (made_by.get(k) or {} for k in ("models", "train"))
+  if "name" in network:
+    rows.append(("network", network["name"]))
   if train.get("parameters"):
     rows.append(("parameters", words.count(train["parameters"])))
   if train.get("images"):
     rows.append(("training images, with copies", words.count(train["images"])))
   for key in ("steps", "batch", "lr"):
-    if "train" in made_by:
-      rows.append((key, f"{made_by['train'][key]:,}"))
+    if key in training:
+      rows.append((key, f"{training[key]:,}"))
   if train.get("weights"):
     rows.append(("sha256 of the weights", str(train["weights"])))
   return [(k, str(v)) for k, v in rows]
