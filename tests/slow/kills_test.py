@@ -37,6 +37,7 @@ KILLS = {
   "membership": 3,
   "report": 2,
 }
+WRITERS = ("train", "sample")  # killed until one strikes inside a write
 # Small images and many small chunks: most of the time something is written.
 FLAGS = {
   "models.width": 16,
@@ -104,7 +105,10 @@ def _half_written(root: pathlib.Path, stage: str) -> bool:
   arrays = {"sample": "images", "membership": "losses"}
   if stage not in arrays:
     return False
-  array = store.open(root / stage / arrays[stage])
+  path = root / stage / arrays[stage]
+  if not (path / "zarr.json").exists():
+    return False  # struck before the store was made
+  array = store.open(path)
   return _writes(root, stage) > len(array.written())
 
 
@@ -135,7 +139,9 @@ def _kill_often(stage, root, seconds, chance) -> list[str]:
   """How the kills of one run struck, spread over its work."""
   landed = []
   seconds *= 1.5 / KILLS[stage]
-  while len(landed) < KILLS[stage]:
+  while len(landed) < KILLS[stage] or (
+    stage in WRITERS and "write" not in landed and len(landed) < 40
+  ):
     how = _kill_once(stage, root, seconds, chance)
     if how == "missed":
       # It was done before: begin anew and strike earlier.
@@ -174,7 +180,7 @@ def killed(calm, tmp_path_factory) -> tuple[pathlib.Path, dict]:
 def test_kills_landed_in_every_stage_and_in_writes(killed):
   _, landed = killed
   assert sum(map(len, landed.values())) >= 20
-  assert {stage: len(how) for stage, how in landed.items()} == KILLS
+  assert all(len(landed[stage]) >= KILLS[stage] for stage in STAGES)
   assert "write" in landed["train"]
   assert "write" in landed["sample"]
 
