@@ -3,7 +3,7 @@
 
 from diffmem.data.batches import Batches
 from diffmem.data.dataset import Dataset
-from diffmem.data.prepared import prepare, read
+from diffmem.data.prepared import prepare, prepare_given, read
 from diffmem.data.sources import load
 from diffmem.data.splits import SETS, Split, split
 
@@ -14,6 +14,7 @@ __all__ = [
   "Split",
   "load",
   "prepare",
+  "prepare_given",
   "read",
   "split",
 ]

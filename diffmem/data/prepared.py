@@ -14,7 +14,7 @@ from typing import Any
 from etils import epath
 
 from diffmem import workdir
-from diffmem.data import splits
+from diffmem.data import given, splits
 from diffmem.data.dataset import Dataset
 from diffmem.data.sources import load
 from diffmem.data.splits import Split
@@ -54,9 +54,64 @@ def prepare(
       run used; the message says what differs.
     OSError: the folder cannot be written.
   """
-  folder = workdir.path(folder)
   dataset = open_source(source, crop, resize, filter, data_dir)
   drawn = splits.split(dataset, seed=seed, **split)
+  return _keep(workdir.path(folder), dataset, drawn)
+
+
+def prepare_given(
+  folder: str | os.PathLike,
+  *,
+  seed: int,
+  path: given.Source,
+  held_out: given.Source,
+  crop: str,
+  resize: int | None,
+  filter: str,
+  data_dir: str | os.PathLike | None,
+  calibration: float,
+) -> tuple[Dataset, Split]:
+  """The same for images of somebody else's training; see `given`.
+
+  Args:
+    folder: of this stage, `<workdir>/data`.
+    seed: of the division of the held-out images.
+    path: the training images: a folder, an npz file, a source such as
+      tfds:NAME, or a uint8 array [n h w c], which is kept in `folder`.
+    held_out: images that the model never saw, likewise; or None.
+    crop, resize, filter, data_dir: of both sources; see `load`.
+    calibration: share of the held-out images that sets thresholds.
+
+  Raises:
+    ValueError: a source cannot be used, the two do not fit together, or they
+      are not what an earlier run used; says what differs.
+    FileNotFoundError: nothing is at a path.
+    OSError: the folder cannot be written.
+  """
+  if path is None:
+    raise ValueError("data.path is missing: give the training images")
+  if not 0 < calibration < 1:
+    raise ValueError(
+      f"data.calibration = {calibration}: expected a share between 0 and 1"
+    )
+  training = given.keep(folder, "path", path)
+  assert training is not None
+  dataset = given.load(
+    path=training,
+    held_out=given.keep(folder, "held_out", held_out),
+    crop=crop,
+    resize=resize,
+    filter=filter,
+    data_dir=None if data_dir is None else os.fspath(data_dir),
+  )
+  drawn = given.divide(dataset, seed=seed, calibration=calibration)
+  return _keep(workdir.path(folder), dataset, drawn)
+
+
+def _keep(
+  folder: epath.Path, dataset: Dataset, drawn: Split
+) -> tuple[Dataset, Split]:
+  """Writes data and split, or holds them to what an earlier run wrote."""
   meta = {"dataset": dataset.info, "split": drawn.info}
   if (folder / "meta.json").exists():
     old = workdir.read_json(folder / "meta.json")
@@ -89,10 +144,13 @@ def read(folder: str | os.PathLike) -> tuple[Dataset, Split]:
     )
   old = workdir.read_json(folder / "meta.json")
   try:
-    settings = [old["dataset"][key] for key in SETTINGS]
+    about = old["dataset"]
+    if about["source"] == given.NAME:
+      dataset = given.load(**{key: about[key] for key in given.SETTINGS})
+    else:
+      dataset = open_source(*(about[key] for key in SETTINGS))
   except KeyError as e:
     raise ValueError(not_prepared(folder, e)) from None
-  dataset = open_source(*settings)
   compare(folder, old, {**old, "dataset": dataset.info})
   return dataset, read_split(folder, old)
 
@@ -132,7 +190,8 @@ def compare(folder: epath.Path, old: dict, new: dict) -> None:
     changed = [key for key in HASHES if was[key] != now[key]]
     if changed:
       key = changed[0]
-      what = first_difference(was, now, SETTINGS) or (
+      settings = (*SETTINGS, *given.SETTINGS)
+      what = first_difference(was, now, settings) or (
         f"{HASHES[key]} of {now['source']} had sha256 {was[key][:12]}..., have "
         f"{now[key][:12]}..."
       )
