@@ -70,6 +70,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       scale_shift=False,
       groups=32,
       time_scale=1.0,
+      conventions="ho",
     ),
     diffusion=dict(
       schedule=dict(name="linear", steps=1000),

@@ -27,15 +27,22 @@ from diffmem.arrays import Float
 
 Image = Float[Array, "_ _ _ _"]  # [b h w channels]
 Kernel = Float[Array, "_ _ _ _"]  # [u v inputs outputs]
+Pads = list[tuple[int, int]]  # zeros before and after, of rows and columns
 
 BLOCK = 2**17  # elements of dy in a block of rows: 512 KiB of float32
 
 
-def convolve(x: Image, kernel: Kernel, stride: int) -> Image:
-  """A zero-padded ("SAME") convolution, with gradients fit for the backend."""
+def convolve(
+  x: Image, kernel: Kernel, stride: int, first: bool = False
+) -> Image:
+  """A zero-padded ("SAME") convolution, with gradients fit for the backend.
+
+  Where the zeros are odd in number, the last side has one more; with `first`
+  the first side has it, as in PyTorch's padding of (size - 1) / 2.
+  """
   if jax.default_backend() == "cpu":
-    return _convolve_cpu(x, kernel, stride)
-  return plain(x, kernel, (stride, stride), _pads(x, kernel, stride))
+    return _convolve_cpu(x, kernel, stride, first)
+  return plain(x, kernel, (stride, stride), _pads(x, kernel, stride, first))
 
 
 def plain(
@@ -56,41 +63,45 @@ def plain(
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve_cpu(x: Image, kernel: Kernel, stride: int) -> Image:
-  return plain(x, kernel, (stride, stride), _pads(x, kernel, stride))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve_cpu(x: Image, kernel: Kernel, stride: int, first: bool) -> Image:
+  return plain(x, kernel, (stride, stride), _pads(x, kernel, stride, first))
 
 
 def _forward(
-  x: Image, kernel: Kernel, stride: int
+  x: Image, kernel: Kernel, stride: int, first: bool
 ) -> tuple[Image, tuple[Image, Kernel]]:
-  return _convolve_cpu(x, kernel, stride), (x, kernel)
+  return _convolve_cpu(x, kernel, stride, first), (x, kernel)
 
 
 def _backward(
-  stride: int, residuals: tuple[Image, Kernel], dy: Image
+  stride: int, first: bool, residuals: tuple[Image, Kernel], dy: Image
 ) -> tuple[Image, Kernel]:
   x, kernel = residuals
-  return _input_gradient(x, kernel, stride, dy), (
-    _kernel_gradient(x, kernel, stride, dy).astype(kernel.dtype)
+  pads = _pads(x, kernel, stride, first)
+  return _input_gradient(x, kernel, stride, pads, dy), (
+    _kernel_gradient(x, kernel, stride, pads, dy).astype(kernel.dtype)
   )
 
 
 _convolve_cpu.defvjp(_forward, _backward)
 
 
-def _pads(x: Image, kernel: Kernel, stride: int) -> list[tuple[int, int]]:
+def _pads(x: Image, kernel: Kernel, stride: int, first: bool) -> Pads:
   """(low, high) zeros for each side, so that y has ceil(side / stride)."""
   pads = []
   for side, size in zip(x.shape[1:3], kernel.shape[:2], strict=True):
     total = max((-(-side // stride) - 1) * stride + size - side, 0)
-    pads.append((total // 2, total - total // 2))
+    less, more = total // 2, total - total // 2
+    pads.append((more, less) if first else (less, more))
   return pads
 
 
-def _input_gradient(x: Image, kernel: Kernel, stride: int, dy: Image) -> Image:
+def _input_gradient(
+  x: Image, kernel: Kernel, stride: int, padded: Pads, dy: Image
+) -> Image:
   pads = []
-  for axis, (low, _) in enumerate(_pads(x, kernel, stride)):
+  for axis, (low, _) in enumerate(padded):
     size, side = kernel.shape[axis], x.shape[axis + 1]
     dilated = (dy.shape[axis + 1] - 1) * stride + 1
     low = size - 1 - low
@@ -100,7 +111,7 @@ def _input_gradient(x: Image, kernel: Kernel, stride: int, dy: Image) -> Image:
 
 
 def _kernel_gradient(
-  x: Image, kernel: Kernel, stride: int, dy: Image
+  x: Image, kernel: Kernel, stride: int, pads: Pads, dy: Image
 ) -> Kernel:
   """Images are the summed channels, positions the window: [i u v o]."""
   b, rows, columns, outputs = dy.shape
@@ -111,7 +122,7 @@ def _kernel_gradient(
       "bhwi,bhwo->boi", x, dy, preferred_element_type=jnp.float32
     )
     return each.sum(0).T[None, None]
-  x = jnp.pad(x, [(0, 0), *_pads(x, kernel, stride), (0, 0)])
+  x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
 
   def part(x, dy):
     total = plain(

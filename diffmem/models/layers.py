@@ -12,8 +12,12 @@ the schedule index t,
 
 as in Ho et al. 2020. Kernels start as in that paper: uniform with variance
 1 / mean(fan in, fan out), or zero where a branch is to start as nothing.
+
+Networks written in PyTorch differ from that paper's in three small things,
+which weights trained there must find again; see `Conventions`.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -25,6 +29,30 @@ from jax import Array
 
 from diffmem.arrays import Float, Int, Key
 from diffmem.models.convolution import convolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Conventions:
+  """Where published networks differ in detail.
+
+  Attributes:
+    epsilon: added to the variance of a group.
+    first: a halving convolution of an even side pads its first edge, not its
+      last one.
+    closed: the slowest wave of the embedding is exactly 1 / 10000,
+      w_i = 10000^(-i / (half - 1)); open has w_i = 10000^(-i / half).
+  """
+
+  epsilon: float
+  first: bool
+  closed: bool
+
+
+CONVENTIONS = {
+  "ho": Conventions(epsilon=1e-6, first=False, closed=True),
+  "torch": Conventions(epsilon=1e-5, first=True, closed=False),
+}
+HO = CONVENTIONS["ho"]
 
 
 class Draws:
@@ -80,15 +108,17 @@ class Conv(nnx.Module):
     size=3,
     stride=1,
     zero=False,
+    conventions: Conventions = HO,
     draws: Draws,
   ):
     shape = (size, size, inputs, outputs)
     self.kernel = nnx.Param(draws.kernel(shape, zero))
     self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
-    self.stride = stride
+    self.stride, self.first = stride, conventions.first
 
   def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
-    y = convolve(x, self.kernel[...].astype(x.dtype), self.stride)
+    kernel = self.kernel[...].astype(x.dtype)
+    y = convolve(x, kernel, self.stride, self.first)
     return y + self.bias[...].astype(x.dtype).reshape(1, 1, 1, -1)
 
 
@@ -98,10 +128,11 @@ class GroupNorm(nnx.Module):
   With a modulation (s, m), each [b c], y becomes y * (1 + s) + m.
   """
 
-  def __init__(self, channels: int, groups: int):
+  def __init__(self, channels: int, groups: int, conventions: Conventions = HO):
     self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
     self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
     self.groups = group_count(channels, groups)
+    self.epsilon = conventions.epsilon
 
   def __call__(
     self,
@@ -114,7 +145,7 @@ class GroupNorm(nnx.Module):
     if modulation is not None:
       by, shift = (m.astype(jnp.float32) for m in modulation)
       scale, bias = scale * (1.0 + by), bias * (1.0 + by) + shift
-    y = group_norm(x, scale, bias, self.groups)
+    y = group_norm(x, scale, bias, self.groups, self.epsilon)
     return silu(y) if activate else y
 
 
@@ -173,14 +204,22 @@ class LayerNorm(nnx.Module):
 class Attention(nnx.Module):
   """x + attention among all pixels of a sample, `heads` heads."""
 
-  def __init__(self, channels: int, *, heads: int, groups: int, draws: Draws):
+  def __init__(
+    self,
+    channels: int,
+    *,
+    heads: int,
+    groups: int,
+    conventions: Conventions = HO,
+    draws: Draws,
+  ):
     if channels % heads:
       raise ValueError(
         f"heads={heads} does not divide the {channels} channels where "
         "attention is applied; choose a divisor"
       )
     self.heads = heads
-    self.norm = GroupNorm(channels, groups)
+    self.norm = GroupNorm(channels, groups, conventions)
     self.qkv = Dense(channels, 3 * channels, draws=draws)
     self.out = Dense(channels, channels, zero=True, draws=draws)
 
@@ -206,9 +245,11 @@ class Embedding(nnx.Module):
     *,
     num_classes: int | None,
     time_scale: float,
+    conventions: Conventions = HO,
     draws: Draws,
   ):
     self.features = features
+    self.closed = conventions.closed
     self.time_scale = time_scale
     self.first = Dense(features, outputs, draws=draws)
     self.second = Dense(outputs, outputs, draws=draws)
@@ -219,17 +260,20 @@ class Embedding(nnx.Module):
   def __call__(
     self, t: Int[Array, " b"], cond: Int[Array, " b"] | None, dtype: jnp.dtype
   ) -> Float[Array, "b e"]:
-    waves = sinusoids(t.astype(jnp.float32) * self.time_scale, self.features)
+    t = t.astype(jnp.float32) * self.time_scale
+    waves = sinusoids(t, self.features, self.closed)
     y = self.second(silu(self.first(waves.astype(dtype))))
     if self.table is not None:
       y = y + self.table[...].astype(dtype)[cond]
     return y
 
 
-def sinusoids(t: Float[Array, " b"], features: int) -> Float[Array, "b e"]:
-  """[sin(t w_i), cos(t w_i)], w_i from 1 down to 1 / 10000."""
+def sinusoids(
+  t: Float[Array, " b"], features: int, closed: bool = True
+) -> Float[Array, "b e"]:
+  """[sin(t w_i), cos(t w_i)], w_i from 1 to 1 / 10000, or not quite to it."""
   half = features // 2
-  steps = jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1)
+  steps = jnp.arange(half, dtype=jnp.float32) / max(half - closed, 1)
   angles = t[:, None] * jnp.exp(-math.log(10000.0) * steps)[None, :]
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
@@ -269,3 +313,12 @@ def check_sizes(width: int, blocks: int, dropout: float) -> None:
     raise ValueError(f"blocks={blocks}; expected 1 or more")
   if not 0.0 <= dropout < 1.0:
     raise ValueError(f"dropout={dropout}; expected a rate in [0, 1)")
+
+
+def conventions(name: str) -> Conventions:
+  """The conventions of that name; ValueError with the choices."""
+  if name not in CONVENTIONS:
+    raise ValueError(
+      f"conventions={name!r}; expected one of {', '.join(CONVENTIONS)}"
+    )
+  return CONVENTIONS[name]

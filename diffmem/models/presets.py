@@ -26,9 +26,20 @@ def ddpm_cifar10(**over: Any) -> dict[str, Any]:
       scale_shift=False,
       groups=32,
       time_scale=1.0,
+      conventions="ho",
     )
     | over
   )
+
+
+def ddpm_cifar10_secmi(**over: Any) -> dict[str, Any]:
+  """The same network as the literature on membership trains it.
+
+  That of github.com/w86763777/pytorch-ddpm, which the published weights of
+  SecMI (Duan et al. 2023, arXiv:2302.01316) and its successors are of; see
+  `models.convert`.
+  """
+  return ddpm_cifar10(conventions="torch") | over
 
 
 def iddpm_cifar10(*, steps: int = 4000, **over: Any) -> dict[str, Any]:
@@ -50,6 +61,7 @@ def iddpm_cifar10(*, steps: int = 4000, **over: Any) -> dict[str, Any]:
       scale_shift=True,
       groups=32,
       time_scale=1000.0 / steps,
+      conventions="torch",
     )
     | over
   )
@@ -71,6 +83,7 @@ def digits(**over: Any) -> dict[str, Any]:
       scale_shift=False,
       groups=8,
       time_scale=1.0,
+      conventions="ho",
     )
     | over
   )

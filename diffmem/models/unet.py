@@ -39,16 +39,17 @@ class Block(nnx.Module):
     dropout: float,
     scale_shift: bool,
     groups: int,
+    conventions: layers.Conventions,
     draws: layers.Draws,
   ):
     self.dropout = dropout
     self.scale_shift = scale_shift
-    self.norm1 = layers.GroupNorm(inputs, groups)
+    self.norm1 = layers.GroupNorm(inputs, groups, conventions)
     self.conv1 = layers.Conv(inputs, outputs, draws=draws)
     self.embed = layers.Dense(
       embedding, (1 + scale_shift) * outputs, draws=draws
     )
-    self.norm2 = layers.GroupNorm(outputs, groups)
+    self.norm2 = layers.GroupNorm(outputs, groups, conventions)
     self.conv2 = layers.Conv(outputs, outputs, zero=True, draws=draws)
     self.skip = (
       None
@@ -82,10 +83,11 @@ class DenseMiddle(nnx.Module):
     channels: int,
     groups: int,
     *,
+    conventions: layers.Conventions,
     draws: layers.Draws,
   ):
     features = size[0] * size[1] * channels
-    self.norm = layers.GroupNorm(channels, groups)
+    self.norm = layers.GroupNorm(channels, groups, conventions)
     self.first = layers.Dense(features, features, draws=draws)
     self.second = layers.Dense(features, features, zero=True, draws=draws)
 
@@ -103,20 +105,23 @@ class Parts:
   scale_shift: bool
   heads: int
   groups: int
+  conventions: layers.Conventions
   draws: layers.Draws
 
   def block(self, inputs: int, outputs: int) -> Block:
     """A residual block."""
     return Block(
       inputs, outputs, embedding=self.embedding, dropout=self.dropout,
-      scale_shift=self.scale_shift, groups=self.groups, draws=self.draws,
+      scale_shift=self.scale_shift, groups=self.groups,
+      conventions=self.conventions, draws=self.draws,
     )  # fmt: skip
 
   def attention(self, channels: int) -> layers.Attention:
     """Attention over the pixels of a level."""
     return layers.Attention(
-      channels, heads=self.heads, groups=self.groups, draws=self.draws
-    )
+      channels, heads=self.heads, groups=self.groups,
+      conventions=self.conventions, draws=self.draws,
+    )  # fmt: skip
 
   def stage(
     self, name: str, inputs: int, outputs: int, attend: bool
@@ -136,7 +141,10 @@ class Parts:
     if kind == "attention":
       return self.attention(channels)
     if kind == "dense":
-      return DenseMiddle(size, channels, self.groups, draws=self.draws)
+      return DenseMiddle(
+        size, channels, self.groups, conventions=self.conventions,
+        draws=self.draws,
+      )  # fmt: skip
     return None
 
 
@@ -154,6 +162,8 @@ class UNet(nnx.Module):
     scale_shift: whether the embedding also scales (see the module's text).
     groups: of group normalisation, at most.
     time_scale: the embedding sees t * time_scale.
+    conventions: "ho", details as in that paper's code, or "torch", as in most
+      networks written in PyTorch; see layers.Conventions.
   """
 
   def __init__(
@@ -174,16 +184,20 @@ class UNet(nnx.Module):
     scale_shift: bool = False,
     groups: int = 32,
     time_scale: float = 1.0,
+    conventions: str = "ho",
   ):
     layers.check_sizes(width, blocks, dropout)
     check(shape, multipliers, attention, middle, heads, groups)
+    details = layers.conventions(conventions)
     self.dtype = jnp.dtype(dtype)
     self.levels, self.blocks = len(multipliers), blocks
-    parts = Parts(4 * width, dropout, scale_shift, heads, groups, draws)
+    parts = Parts(
+      4 * width, dropout, scale_shift, heads, groups, details, draws
+    )
     sizes = [shape[0] >> level for level in range(self.levels)]
     self.embed = layers.Embedding(
       width, 4 * width, num_classes=num_classes, time_scale=time_scale,
-      draws=draws,
+      conventions=details, draws=draws,
     )  # fmt: skip
     self.stem = layers.Conv(shape[2], width, draws=draws)
     c, skips, down, up = width, [width], {}, {}
@@ -193,7 +207,9 @@ class UNet(nnx.Module):
         c = o
         skips.append(c)
       if level + 1 < self.levels:
-        down[f"halve_{level}"] = layers.Conv(c, c, stride=2, draws=draws)
+        down[f"halve_{level}"] = layers.Conv(
+          c, c, stride=2, conventions=details, draws=draws
+        )
         skips.append(c)
     self.down = nnx.Dict(down)
     self.middle_1 = parts.block(c, c)
@@ -209,7 +225,7 @@ class UNet(nnx.Module):
       if level:
         up[f"double_{level}"] = layers.Conv(c, c, draws=draws)
     self.up = nnx.Dict(up)
-    self.norm = layers.GroupNorm(c, groups)
+    self.norm = layers.GroupNorm(c, groups, details)
     self.out = layers.Conv(c, outputs, zero=True, draws=draws)
 
   def __call__(

@@ -7,13 +7,13 @@ import pytest
 from diffmem.models import convolution
 
 
-def plain(x, kernel, stride):
+def plain(x, kernel, stride, padding="SAME"):
   """JAX's own convolution, and so JAX's own gradients."""
   return jax.lax.conv_general_dilated(
     x,
     kernel,
     (stride, stride),
-    "SAME",
+    padding,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
 
@@ -56,6 +56,28 @@ def test_value_and_gradients_are_those_of_jax(
 
   for one, other in zip(*both(x, kernel, dy), strict=True):
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("h", "w"), [(8, 6), (7, 4)])
+def test_the_first_side_may_have_the_odd_zero(h, w):
+  """As with padding 1 on all sides, whose last zeros no window may reach."""
+  x, kernel, dy = arrays(h, w, 3, 4, 2)
+
+  @jax.jit
+  def both(x, kernel, dy):
+    def ours(x, k):
+      return convolution.convolve(x, k, 2, True)
+
+    def theirs(x, k):
+      return plain(x, k, 2, [(1, 1), (1, 1)])
+
+    (y, back), (z, forth) = jax.vjp(ours, x, kernel), jax.vjp(theirs, x, kernel)
+    return (y, *back(dy)), (z, *forth(dy))
+
+  for one, other in zip(*both(x, kernel, dy), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+  last = convolution.convolve(x, kernel, 2)
+  assert float(jnp.abs(both(x, kernel, dy)[0][0] - last).max()) > 0.1
 
 
 def test_gradients_inside_a_scan_match_those_outside(monkeypatch):

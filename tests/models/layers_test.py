@@ -68,6 +68,13 @@ def test_sinusoids_by_hand():
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+def test_open_sinusoids_stop_before_the_slowest_wave():
+  got = layers.sinusoids(jnp.array([2.0]), 4, closed=False)
+  fast, slow = 2.0, 2.0 / 100  # 10000^(-1 / 2)
+  want = [[np.sin(fast), np.sin(slow), np.cos(fast), np.cos(slow)]]
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 def test_double_repeats_pixels():
   x = jnp.arange(8.0).reshape(1, 2, 2, 2)
   want = np.asarray(x).repeat(2, 1).repeat(2, 2)

@@ -123,6 +123,17 @@ def test_iddpm_cifar10_is_the_published_network():
   assert y.dtype == jnp.float32
 
 
+def test_the_secmi_network_differs_in_conventions_alone():
+  ours, theirs = presets.ddpm_cifar10(), presets.ddpm_cifar10_secmi()
+  assert {k for k in ours if ours[k] != theirs[k]} == {"conventions"}
+  model = models.create("unet", shape=SHAPE, **TINY)
+  other = models.create("unet", shape=SHAPE, conventions="torch", **TINY)
+  x, t = inputs()
+  params = filled(model)
+  y, z = (jax.jit(m.apply)(params, x, t, None) for m in (model, other))
+  assert float(jnp.abs(y - z).max()) > 1e-3
+
+
 def test_attention_stands_where_it_is_asked_for():
   def count(**over):
     knobs = presets.ddpm_cifar10(**over)
@@ -236,6 +247,7 @@ def test_a_model_is_a_static_closure_under_grad_and_vmap(mlp):
     (dict(blocks=0), "blocks=0"),
     (dict(multipliers=()), r"multipliers=\(\).*at least one"),
     (dict(groups=0), "groups=0.*1 or more"),
+    (dict(conventions="tf"), "conventions='tf'; expected one of ho, torch"),
   ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(change, message):
