@@ -103,7 +103,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       clip=True,
       backend="pmap",
     ),
-    distances=dict(k=51, block=2048),
+    distances=dict(k=51, block=2048, mirror=False),
     extraction=dict(
       alpha=0.5,
       neighbours=50,

@@ -33,7 +33,7 @@ from jax.sharding import PartitionSpec as P
 
 from diffmem import mesh as meshes
 from diffmem.arrays import Float, Int, UInt8
-from diffmem.distances import metrics, smallest, tiled
+from diffmem.distances import metrics, mirrored, smallest, tiled
 from diffmem.distances.checks import (
   check_choice,
   check_images,
@@ -100,6 +100,7 @@ class Index:
   form: a key of tiled.FORMS; selection: "host" or "device"; mesh: the
     devices. By default what is fastest on this platform, on all its devices.
   hold: bytes of references that stay on the device.
+  mirror: search over each reference and its mirror image (`mirrored`).
   """
 
   def __init__(
@@ -112,6 +113,7 @@ class Index:
     selection: str | None = None,
     mesh: Mesh | None = None,
     hold: int = HOLD,
+    mirror: bool = False,
     kind: Callable = tiled.Pixels,
   ):
     self._references = references
@@ -122,6 +124,9 @@ class Index:
     self.count, *shape = references.shape
     self.shape = tuple(shape)
     self.dims = int(np.prod(self.shape))
+    self._mirror = mirror
+    if mirror:
+      mirrored.check(self.shape)
     self._kind = kind(self.dims, self._mesh, self.form)
     self._id_bits = max(1, (self.count - 1).bit_length())
     if self._kind.bits + self._id_bits > 63:
@@ -145,6 +150,8 @@ class Index:
     self.group = self._block
     if not self._held:
       self.group *= min(STREAM, max(1, hold // (self._block * row_bytes)))
+    if mirror:
+      self.group = max(1, self.group // 2)
     self._parts: list[Part] = []
 
   def search(
@@ -153,6 +160,11 @@ class Index:
     """(ids, squared) of the k nearest of each query."""
     check_same_shape(queries.shape[1:], self.shape)
     check_k(k, self.count)
+    if self._mirror:
+      return mirrored.merge(*self._search(mirrored.both(queries), k))
+    return self._search(queries, k)
+
+  def _search(self, queries: np.ndarray, k: int):
     state = _Host if self.selection == "host" else _Device
     blocks = [
       state(self._kind, part, k, self._id_bits, self._mesh)
@@ -353,8 +365,8 @@ def nearest(
 
   queries, references: uint8 images of one shape, as arrays or anything with
   shape, dtype and slices of rows (memory maps, stores); options: of `Index`.
-  The result depends on no option. Beside inputs and result, memory stays
-  below 1 GiB.
+  The result depends on no option but mirror. Beside inputs and result, memory
+  stays below 1 GiB.
   Raises ValueError for other dtypes, shapes that differ, empty or unfinished
   arrays, and a k outside 1..m.
   """
@@ -369,7 +381,7 @@ def nearest(
   ids, squared = np.empty((n, k), np.int64), np.empty((n, k), np.int64)
   for start in range(0, n, index.group):
     part = slice(start, start + index.group)
-    ids[part], squared[part] = index.search(queries[part], k)
+    ids[part], squared[part] = index.search(np.asarray(queries[part]), k)
   return Neighbours(ids, squared, metrics.rms(squared, index.dims))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffmem import store
-from diffmem.distances import knn
+from diffmem.distances import knn, mirrored
 from diffmem.distances.checks import (
   check_images,
   check_positive,
@@ -30,6 +30,7 @@ def search(
   *,
   k: int,
   block: int,
+  mirror: bool = False,
   progress: bool = True,
 ) -> dict[str, Any]:
   """Writes the nearest references of each query; returns what was searched.
@@ -41,6 +42,8 @@ def search(
       large to be held is read once for many blocks.
     k: neighbours a query; fewer where there are fewer references.
     block: queries at a time, and in a chunk.
+    mirror: search over each reference and its mirror image, of which the
+      nearer counts.
     progress: show the rate and the time left.
 
   Returns:
@@ -58,6 +61,7 @@ def search(
     {name: references},
     k=k,
     block=block,
+    mirror=mirror,
     progress=progress,
   )
   return found[name]
@@ -70,6 +74,7 @@ def search_all(
   *,
   k: int,
   block: int,
+  mirror: bool = False,
   progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
   """`search` against several sets, the queries read once for all of them.
@@ -85,9 +90,11 @@ def search_all(
   check_positive("block", block)
   n = queries.shape[0]
   block = min(block, n)
-  hold = knn.HOLD // len(references)
+  if mirror:
+    mirrored.check(queries.shape[1:])
+  options = {"hold": knn.HOLD // len(references), "mirror": mirror}
   sets = [
-    _Set(os.path.join(folder, name), images, n, k, block, hold)
+    _Set(os.path.join(folder, name), images, n, k, block, options)
     for name, images in references.items()
   ]
   total = n * len(sets)
@@ -113,7 +120,7 @@ class _Set:
     n: int,
     k: int,
     chunk: int,
-    hold: int,
+    options: dict,
   ):
     k = min(k, references.shape[0])
     self._chunk, self._n = chunk, n
@@ -123,7 +130,7 @@ class _Set:
       )
       for name in ("indices", "squared")
     }
-    self.index = knn.Index(references, block=chunk, hold=hold)
+    self.index = knn.Index(references, block=chunk, **options)
     written = (set(a.written()) for a in self._arrays.values())
     self.done = set.intersection(*written)
     self.about = {

@@ -76,7 +76,16 @@ def run(
       return
     dataset, split = diffmem.data.read(workdir.path(root) / "data")
     bank = open_bank(root)
-    found = _attack(root, dataset, split, bank, seed, progress, **extraction)
+    found = _attack(
+      root,
+      dataset,
+      split,
+      bank,
+      seed,
+      progress,
+      mirror=searched["config"].get("distances", {}).get("mirror", False),
+      **extraction,
+    )
     _write(stage.folder, dataset, split, bank, found, extraction["gallery"])
     stage.record("unique", found.results["unique"])
 
@@ -89,6 +98,7 @@ def _attack(
   seed: int,
   progress: bool,
   *,
+  mirror: bool,
   neighbours: int,
   **options,
 ) -> attack.Extraction:
@@ -100,12 +110,12 @@ def _attack(
     name: Searched(
       i,
       _nearest(folder / f"generations_to_{name}", dataset, n),
-      _centres(folder / f"{name}_to_{name}", dataset.take(i), n),
+      _centres(folder / f"{name}_to_{name}", dataset.take(i), n, mirror),
     )
     for name, i in ids.items()
   }
   smaller = {
-    name: search(bank, part, dataset.take(part), n, progress)
+    name: search(bank, part, dataset.take(part), n, progress, mirror=mirror)
     for name, part in _equal_parts(split, seed).items()
   }
   found = attack.extract(
@@ -153,12 +163,15 @@ def search(
   images: UInt8[np.ndarray, "m h w c"],
   neighbours: int,
   progress: bool = True,
+  *,
+  mirror: bool = False,
 ) -> Searched:
   """Searches a set without keeping the neighbours.
 
-  bank: the generations, an array or a store, read block by block.
+  bank: the generations, an array or a store, read block by block; mirror:
+  search over mirror images too.
   """
-  index = knn.Index(images)
+  index = knn.Index(images, mirror=mirror)
   n, block = bank.shape[0], knn.BLOCK
   parts = []
   with Progress(
@@ -177,14 +190,14 @@ def search(
       for name in ("rows", "distances", "means")
     )
   )
-  return Searched(ids, nearest, centres(images, neighbours))
+  return Searched(ids, nearest, centres(images, neighbours, mirror))
 
 
 def centres(
-  images: UInt8[np.ndarray, "m h w c"], neighbours: int
+  images: UInt8[np.ndarray, "m h w c"], neighbours: int, mirror: bool = False
 ) -> np.ndarray:
   """Of each image, the mean distance to its nearest others in the set."""
-  found = distances.nearest(images, images, neighbours + 1)
+  found = distances.nearest(images, images, neighbours + 1, mirror=mirror)
   return rule.centre_means(
     found.ids, found.squared, d=images[0].size, neighbours=neighbours
   )
@@ -199,10 +212,10 @@ def _nearest(folder, dataset, neighbours: int) -> Nearest:
   )
 
 
-def _centres(folder, images, neighbours: int) -> np.ndarray:
+def _centres(folder, images, neighbours: int, mirror: bool) -> np.ndarray:
   """From the search on disk where there is one, else searched now."""
   if not (folder / "indices" / "zarr.json").exists():
-    return centres(images, neighbours)
+    return centres(images, neighbours, mirror)
   return rule.centre_means(
     store.open(folder / "indices")[:],
     store.open(folder / "squared")[:],

@@ -21,7 +21,7 @@ CONFIG = {
 PLANTED = ((20, 2), (5, 3))
 
 
-def prepare(root, *, members=60, held_out=60, k=31):
+def prepare(root, *, members=60, held_out=60, k=31, mirror=None):
   """Data, a bank with copies of some members, and the searches."""
   dataset, split = diffmem.data.prepare(
     root / "data",
@@ -44,6 +44,8 @@ def prepare(root, *, members=60, held_out=60, k=31):
   rng = np.random.default_rng(0)
   copies = dataset.take(np.repeat(planted, 3)).copy()
   copies[1::3] ^= rng.integers(0, 4, copies[1::3].shape, dtype=np.uint8)
+  if mirror is not None:
+    copies = copies[:, :, ::-1]
   bank = np.concatenate([dataset.take(others), copies])
   images = store.create(
     root / "sample" / "images", shape=bank.shape, dtype="uint8", chunk=64
@@ -61,9 +63,11 @@ def prepare(root, *, members=60, held_out=60, k=31):
       sets[references],
       k=k,
       block=64,
+      mirror=bool(mirror),
       progress=False,
     )
-  meta = {"status": "finished", "config": {"k": k}, "inputs": {}}
+  config = {"distances": {"k": k, "mirror": bool(mirror)}}
+  meta = {"status": "finished", "config": config, "inputs": {}}
   workdir.write_json(root / "distances" / "meta.json", meta)
   return dataset, split, bank
 
@@ -189,6 +193,15 @@ def test_sets_of_unequal_size_are_compared_at_equal_size(
     assert got["control"]["members"] == got["unique"]
   counts = got["histogram"]
   assert sum(counts["held_out"]) == sum(counts["members"]) == len(bank)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_mirrored_copies_are_found_with_the_option_alone(tmp_path, mirror):
+  prepare(tmp_path, members=60, held_out=40, mirror=mirror)
+  got = go(tmp_path)
+  found = {copies: count for copies, (count, _) in got["planted"].items()}
+  assert (found["20"], found["5"]) == ((2, 3) if mirror else (0, 0))
+  assert (got["control"]["members"] > 0) == mirror  # searched alike
 
 
 def test_neighbours_are_cut_to_the_smallest_set(tmp_path):
