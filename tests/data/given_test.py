@@ -109,8 +109,8 @@ def test_what_does_not_fit_together(tmp_path):
     prepare(tmp_path / "a", TRAINING, np.zeros((3, 2, 2, 3), np.uint8))
   with pytest.raises(ValueError, match="0 of its 7 images are distinct"):
     prepare(tmp_path / "b", TRAINING, TRAINING)
-  with pytest.raises(ValueError, match="calibration = 1"):
-    prepare(tmp_path / "c", TRAINING, OTHERS, calibration=1)
+  with pytest.raises(ValueError, match="calibration = 1.0"):
+    prepare(tmp_path / "c", TRAINING, OTHERS, calibration=1.0)
 
 
 def test_grey_beside_colour_becomes_rgb(tmp_path):
