@@ -13,6 +13,7 @@ from diffmem.stats.curves import (
   summary,
   tpr_at,
 )
+from diffmem.stats.pooled import pooled
 from diffmem.stats.rates import (
   clopper_pearson,
   hypergeometric_tail,
@@ -27,6 +28,7 @@ __all__ = [
   "clopper_pearson",
   "hypergeometric_tail",
   "interval",
+  "pooled",
   "rarefaction",
   "roc",
   "summary",

@@ -23,7 +23,7 @@ from diffmem.arrays import AnyArray, Float, Int
 from diffmem.stats.rates import check_share, clopper_pearson
 
 Scores = Float[AnyArray, "..."] | Int[AnyArray, "..."]
-_CELLS = 1 << 22  # resampled counts held at once: 32 MB of int64
+CELLS = 1 << 22  # resampled counts held at once: 32 MB of int64
 
 
 def _checked(
@@ -139,17 +139,17 @@ def summary(
   draws = _resampled(member, non_member, tuple(fprs), resamples, seed)
   pairs = min(a, b)
   found: dict[str, list[float] | None] = {
-    "auc": _ends(auc(member, non_member), draws[:, 0], pairs, level)
+    "auc": ends(auc(member, non_member), draws[:, 0], pairs, level)
   }
   for i, fpr in enumerate(fprs):
     value = tpr_at(member, non_member, fpr)
     found[f"tpr@{fpr:g}"] = (
-      None if value is None else _ends(value, draws[:, i + 1], a, level)
+      None if value is None else ends(value, draws[:, i + 1], a, level)
     )
   return found
 
 
-def _ends(
+def ends(
   value: float, draws: Float[np.ndarray, " r"], trials: int, level: float
 ) -> list[float]:
   """[value, low, high]: percentiles, and exact where they cannot move."""
@@ -187,7 +187,7 @@ def _resampled(
     return flat.reshape(rows, size)
 
   found = []
-  step = max(1, _CELLS // (a + b))
+  step = max(1, CELLS // (a + b))
   for start in range(0, resamples, step):
     rows = min(step, resamples - start)
     positive = counts(places[:a], rows)

@@ -181,7 +181,7 @@ def test_the_seed_decides_and_chunks_do_not(scores, monkeypatch):
   assert first == stats.summary(*scores, seed=5, resamples=64)
   assert first != stats.summary(*scores, seed=6, resamples=64)
   assert first["auc"] == list(stats.interval(*scores, seed=5, resamples=64))
-  monkeypatch.setattr("diffmem.stats.curves._CELLS", 20_000)
+  monkeypatch.setattr("diffmem.stats.curves.CELLS", 20_000)
   many = stats.summary(*scores, seed=5, resamples=64)
   np.testing.assert_allclose(many["auc"], first["auc"], atol=0.02)
 
