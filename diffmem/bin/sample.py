@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples images from the trained model into a bank.
+"""Makes a bank of images, or imports one that somebody else made.
 
-Reads <workdir>/train; writes <workdir>/sample. Image i is a function of the
-weights, the seed and i; the same command makes the ids that are missing.
+Writes <workdir>/sample. From <workdir>/train, image i is a function of the
+weights, the seed and i. A config with sample.path (say folder.py) imports a
+folder, zip, tar, zarr, npz or tfds of images; one with sample.pipeline draws
+from an outside pipeline. The same command makes what is missing.
 """
 
 from diffmem.bin import program

@@ -7,8 +7,9 @@ alone; a bank that was stopped is filled where chunks are missing, with the
 same blocks, and so is bit-identical to one made without a stop.
 """
 
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,11 +29,26 @@ class Bank:
   """Generated images as an array: bank[ids] is uint8 [n h w c].
 
   Made by `open_bank`; `ids` are 0..n-1, `meta` is what made them.
+
+  Attributes:
+    prompts: distinct prompt texts; the position is the prompt's id. None
+      where the images are not grouped.
+    prompt_ids: int64 [n], the prompt of each image, -1 for none; or None.
+    names: a name of each image, only ever shown; or None.
   """
 
-  def __init__(self, images: store.Store, meta: dict):
+  def __init__(
+    self,
+    images: store.Store,
+    meta: dict,
+    *,
+    prompts: tuple[str, ...] | None = None,
+    prompt_ids: Int[np.ndarray, " n"] | None = None,
+    names: tuple[str, ...] | None = None,
+  ):
     self._images = images
     self.meta = meta
+    self.prompts, self.prompt_ids, self.names = prompts, prompt_ids, names
     self.shape, self.dtype = images.shape, images.dtype
     self.ids = np.arange(len(images))
 
@@ -58,7 +74,8 @@ def open_bank(path: str | os.PathLike) -> Bank:
 
   Raises:
     FileNotFoundError: there is no bank.
-    ValueError: it is not complete yet.
+    ValueError: it is not complete yet, or what lies beside the images is not
+      of these images.
   """
   path = workdir.path(path)
   for images in (path, path / "images", path / "sample" / "images"):
@@ -77,7 +94,68 @@ def open_bank(path: str | os.PathLike) -> Bank:
       "diffmem-sample, it goes on where it stopped"
     )
   meta = images.parent / "meta.json"
-  return Bank(opened, workdir.read_json(meta) if meta.exists() else {})
+  return Bank(
+    opened,
+    workdir.read_json(meta) if meta.exists() else {},
+    **_beside(images.parent, len(opened)),
+  )
+
+
+def write_beside(
+  folder: os.PathLike,
+  *,
+  prompts: Sequence[str] | None = None,
+  prompt_ids: Int[np.ndarray, " n"] | None = None,
+  names: Sequence[str] | None = None,
+) -> None:
+  """Writes what `open_bank` reads beside the images, where it is known.
+
+  Args:
+    folder: the `sample` folder.
+    prompts: distinct texts; the position is the prompt's id.
+    prompt_ids: the prompt of each image, -1 for none.
+    names: a name of each image.
+  """
+  folder = workdir.path(folder)
+  if prompts is not None and prompt_ids is not None:
+    workdir.write_json(folder / "prompts.json", list(prompts))
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(prompt_ids, np.int64), allow_pickle=False)
+    workdir.write_bytes(folder / "prompt_ids.npy", buffer.getvalue())
+  if names is not None:
+    workdir.write_json(folder / "names.json", list(names))
+
+
+def _beside(folder: os.PathLike, n: int) -> dict[str, Any]:
+  """prompts, prompt_ids and names of a bank of n images, those there are."""
+  folder = workdir.path(folder)
+  found: dict[str, Any] = {}
+  for name in ("prompts", "names"):
+    file = folder / f"{name}.json"
+    if file.exists():
+      found[name] = tuple(workdir.read_json(file))
+  if "names" in found and len(found["names"]) != n:
+    raise ValueError(
+      f"{folder / 'names.json'} has {len(found['names'])} names for {n} "
+      "images; delete the folder and rerun diffmem-sample"
+    )
+  if "prompts" not in found:
+    return found
+  file = folder / "prompt_ids.npy"
+  if not file.exists():
+    raise ValueError(
+      f"{folder} has prompts.json without prompt_ids.npy; delete the folder "
+      "and rerun diffmem-sample"
+    )
+  with file.open("rb") as f:
+    ids = np.load(f, allow_pickle=False)
+  if ids.shape != (n,) or ids.min() < -1 or ids.max() >= len(found["prompts"]):
+    raise ValueError(
+      f"{file} does not give each of {n} images one of "
+      f"{len(found['prompts'])} prompts; delete the folder and rerun "
+      "diffmem-sample"
+    )
+  return found | {"prompt_ids": ids.astype(np.int64)}
 
 
 def fill(

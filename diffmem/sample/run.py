@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sample stage: weights and a seed -> a bank of images."""
+"""The sample stage: a bank of images, made or brought from outside.
+
+Which of the three is said by the keys of the config section:
+
+  path      images that somebody else made, imported        (sample.imports)
+  pipeline  an outside text-to-image pipeline               (sample.pipelines)
+  neither   weights of the train stage and a seed           (here)
+"""
 
 import logging
 import math
@@ -12,7 +19,7 @@ import numpy as np
 from diffmem import keys, store, workdir
 from diffmem.arrays import Float, Int, Key
 from diffmem.denoiser import Denoiser, trained
-from diffmem.sample import bank, chain
+from diffmem.sample import bank, chain, imports
 
 _log = logging.getLogger(__name__)
 
@@ -23,15 +30,32 @@ def run(
   """Makes <root>/sample, or what is still missing of it.
 
   Args:
-    root: the workdir; its train stage must have finished.
+    root: the workdir; its train stage must have finished where the images
+      come from its model.
     seed: the root of the noise; image i is a function of (weights, seed, i).
-    sample: the config section, as a plain dict.
+      Imports draw nothing and do not read it.
+    sample: the config section, as a plain dict; see the module.
     progress: show the rate and the time left.
 
   Raises:
-    FileNotFoundError: there are no weights.
+    FileNotFoundError: there are no weights, or nothing at the path.
     ValueError, OSError: bad input, before anything is computed.
   """
+  if "path" in sample:
+    imports.run(root, sample=sample, progress=progress)
+  elif "pipeline" in sample:
+    # Here: it needs an extra.
+    from diffmem.sample import pipelines
+
+    pipelines.run(root, seed=seed, sample=sample, progress=progress)
+  else:
+    _from_model(root, seed=seed, sample=sample, progress=progress)
+
+
+def _from_model(
+  root: str | os.PathLike, *, seed: int, sample: dict, progress: bool
+) -> None:
+  """Samples from the trained model."""
   for name in ("n", "batch"):
     if sample[name] < 1:
       raise ValueError(f"sample.{name}={sample[name]} must be at least 1")

@@ -117,6 +117,47 @@ def test_an_unfinished_or_absent_bank_is_refused(tmp_path):
     diffmem.open_bank(tmp_path / "nowhere")
 
 
+def test_prompts_and_names_lie_beside_the_images(whole, tmp_path):
+  bank.fill(
+    _store(tmp_path / "images", 70), _generate, PARAMS, KEY, progress=False
+  )
+  plain = diffmem.open_bank(tmp_path)
+  assert (plain.prompts, plain.prompt_ids, plain.names) == (None, None, None)
+  ids = np.arange(70) % 3 - 1
+  names = [f"<b>{i}.png" for i in range(70)]
+  bank.write_beside(tmp_path, prompts=["", "π"], prompt_ids=ids, names=names)
+  opened = diffmem.open_bank(tmp_path)
+  assert opened.prompts == ("", "π")
+  assert opened.names == tuple(names)
+  assert opened.prompt_ids.dtype == np.int64
+  assert (opened.prompt_ids == ids).all()
+
+
+@pytest.mark.parametrize(
+  ("beside", "message"),
+  [
+    (dict(names=["a"] * 7), "has 7 names for 8 images"),
+    (dict(prompts=["a"], prompt_ids=np.zeros(7)), "each of 8 images one of 1"),
+    (dict(prompts=["a"], prompt_ids=np.ones(8)), "each of 8 images one of 1"),
+    (dict(prompts=["a"], prompt_ids=np.full(8, -2)), "each of 8 images one"),
+  ],
+)
+def test_what_is_of_another_bank_is_refused(tmp_path, beside, message):
+  bank.fill(
+    _store(tmp_path / "images", 8), _generate, PARAMS, KEY, progress=False
+  )
+  if "prompt_ids" in beside:
+    beside = beside | {"prompt_ids": beside["prompt_ids"].astype(np.int64)}
+  bank.write_beside(tmp_path, **beside)
+  with pytest.raises(ValueError, match=message):
+    diffmem.open_bank(tmp_path)
+  (tmp_path / "prompts.json").write_text("[]")
+  (tmp_path / "prompt_ids.npy").unlink(missing_ok=True)
+  (tmp_path / "names.json").unlink(missing_ok=True)
+  with pytest.raises(ValueError, match=r"without prompt_ids\.npy"):
+    diffmem.open_bank(tmp_path)
+
+
 def test_a_sampler_makes_the_same_images_on_one_device_and_on_eight(tmp_path):
   schedule = schedules.linear(steps=20)
   points = np.linspace(-1, 1, 5 * 6, dtype=np.float32).reshape(5, 2, 3, 1)
