@@ -111,14 +111,14 @@ def read_nearest(
   return Nearest(rows, nearest, means)
 
 
-def centre_means(
+def leave_one_out(
   indices: Int[np.ndarray, "m k"],
   squared: Int[np.ndarray, "m k"],
   *,
   d: int,
   neighbours: int,
-) -> Float[np.ndarray, " m"]:
-  """Mean distance of each image of a set to its n nearest others.
+) -> Nearest:
+  """Each image of a set as a query among the others.
 
   indices, squared: the search of a set in itself, at least n + 1 columns. An
   image is left out by its row: its duplicates stay.
@@ -132,8 +132,23 @@ def centre_means(
     )
   own = indices == np.arange(m)[:, None]
   own[~own.any(axis=1), -1] = True  # behind more than k duplicates of it
-  others = metrics.rms(squared, d)[~own].reshape(m, k - 1)
-  return others[:, :neighbours].mean(axis=1)
+  distances = metrics.rms(squared, d)[~own].reshape(m, k - 1)
+  return Nearest(
+    rows=indices[~own].reshape(m, k - 1)[:, 0],
+    distances=distances[:, 0],
+    means=distances[:, :neighbours].mean(axis=1),
+  )
+
+
+def centre_means(
+  indices: Int[np.ndarray, "m k"],
+  squared: Int[np.ndarray, "m k"],
+  *,
+  d: int,
+  neighbours: int,
+) -> Float[np.ndarray, " m"]:
+  """Mean distance of each image of a set to its n nearest others."""
+  return leave_one_out(indices, squared, d=d, neighbours=neighbours).means
 
 
 def ratios(
