@@ -14,6 +14,7 @@ from diffmem.stats.curves import (
   tpr_at,
 )
 from diffmem.stats.pooled import pooled
+from diffmem.stats.pooled import rate as pooled_rate
 from diffmem.stats.rates import (
   clopper_pearson,
   hypergeometric_tail,
@@ -29,6 +30,7 @@ __all__ = [
   "hypergeometric_tail",
   "interval",
   "pooled",
+  "pooled_rate",
   "rarefaction",
   "roc",
   "summary",

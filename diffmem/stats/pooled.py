@@ -18,7 +18,7 @@ import numpy as np
 
 from diffmem.arrays import AnyArray, Bool, Float, Int
 from diffmem.stats import curves
-from diffmem.stats.rates import check_share
+from diffmem.stats.rates import check_share, clopper_pearson
 
 Matrix = Float[AnyArray, "..."] | Int[AnyArray, "..."]  # [m n]; checked here
 Mask = Bool[np.ndarray, "..."]
@@ -170,3 +170,43 @@ def _times(
     counts = np.bincount(cells.ravel(), minlength=rows * images.size)
     times[:, images] = counts.reshape(rows, images.size)
   return times
+
+
+def rate(
+  hits: Mask,
+  counted: Mask,
+  *,
+  resamples: int = 1000,
+  level: float = 0.95,
+  seed: int,
+) -> list[float] | None:
+  """[share of counted pairs that are hits, low, high]; None without pairs.
+
+  Where no image counts twice the interval is that of Clopper and Pearson;
+  otherwise images are resampled, and where that cannot move the share (0 or
+  1) the end is Clopper and Pearson's for as many trials as images.
+  """
+  hits, counted = np.asarray(hits, bool), np.asarray(counted, bool)
+  if hits.ndim != 2 or hits.shape != counted.shape:
+    raise ValueError(
+      f"hits {hits.shape}, counted {counted.shape}: expected one shape, "
+      "[models, images]"
+    )
+  check_share("level", level)
+  trials = counted.sum(0)
+  total = int(trials.sum())
+  if not total:
+    return None
+  found = (hits & counted).sum(0)
+  value, images = int(found.sum()) / total, int(np.count_nonzero(trials))
+  if trials.max() == 1:
+    low, high = clopper_pearson(int(found.sum()), total, level=level)
+    return [value, low, high]
+  rng = np.random.default_rng(seed)
+  strata = _strata(counted, counted)
+  draws = []
+  step = max(1, curves.CELLS // len(trials))
+  for start in range(0, resamples, step):
+    rows = min(step, resamples - start)
+    draws.append(_times(rng, strata, rows, len(trials)) @ found / total)
+  return curves.ends(value, np.concatenate(draws), images, level)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from diffmem import stats
+from diffmem.stats import pooled_rate as rate
 
 
 def naive(scores, inside, seed, resamples):
@@ -113,6 +114,28 @@ def test_coverage():
   assert held >= 50
 
 
+def test_a_rate_of_one_model_is_exact():
+  hits = np.array([[True, True, False, False, True]])
+  counted = np.array([[True, True, True, True, False]])
+  got = rate(hits, counted, seed=0)
+  assert got == [0.5, *stats.clopper_pearson(2, 4)]
+  assert rate(hits, np.zeros((1, 5), bool), seed=0) is None
+
+
+def test_a_rate_over_models_resamples_images():
+  rng = np.random.default_rng(7)
+  hits = np.tile(rng.random(100) < 0.3, (6, 1))  # an image hits always or never
+  counted = np.ones((6, 100), bool)
+  value, low, high = rate(hits, counted, seed=0)
+  assert value == hits[0].mean()
+  exact = stats.clopper_pearson(int(hits[0].sum()), 100)
+  np.testing.assert_allclose([low, high], exact, atol=0.02)
+  assert rate(hits & False, counted, seed=0) == [
+    0,
+    *stats.clopper_pearson(0, 100),
+  ]
+
+
 @pytest.mark.parametrize(
   ("scores", "inside", "options", "message"),
   [
@@ -122,7 +145,7 @@ def test_coverage():
     (np.zeros((2, 3)), np.zeros((2, 3), bool), {}, "one of its members"),
     (np.full((2, 3), np.nan), np.eye(2, 3) > 0, {}, "2 of 2 models.*NaN"),
     (np.zeros((2, 3)), np.eye(2, 3) > 0, {"resamples": 0}, "resamples is 0"),
-    (np.zeros((2, 3)), np.eye(2, 3) > 0, {"fprs": (1,)}, "fpr is 1"),
+    (np.zeros((2, 3)), np.eye(2, 3) > 0, {"fprs": (1.0,)}, "fpr is 1"),
   ],
 )
 def test_bad_input(scores, inside, options, message):
