@@ -17,7 +17,7 @@ import diffmem.data
 from diffmem import distances, store, workdir
 from diffmem.arrays import Int, UInt8
 from diffmem.distances import knn
-from diffmem.extraction import attack, rule
+from diffmem.extraction import alone, attack, rule
 from diffmem.extraction.attack import Found
 from diffmem.extraction.rule import Nearest, Searched
 from diffmem.progress import Progress
@@ -102,8 +102,10 @@ def _attack(
   neighbours: int,
   **options,
 ) -> attack.Extraction:
-  """Reads the searches of all three sets and attacks."""
+  """Reads the searches of all sets and attacks."""
   ids = {name: getattr(split, name) for name in diffmem.data.SETS}
+  if not len(split.held_out) + len(split.calibration):
+    ids = {"members": split.members}
   n = min(neighbours, _smallest(ids) - 1)
   folder = workdir.path(root) / "distances"
   sets = {
@@ -114,6 +116,11 @@ def _attack(
     )
     for name, i in ids.items()
   }
+  if len(ids) == 1:
+    options["near"] = options.pop("gallery")
+    found = _alone(folder, sets["members"], dataset, split, n, seed, options)
+    found.results["rule"]["neighbours_asked"] = neighbours
+    return found
   smaller = {
     name: search(bank, part, dataset.take(part), n, progress, mirror=mirror)
     for name, part in _equal_parts(split, seed).items()
@@ -132,6 +139,22 @@ def _attack(
   )
   found.results["rule"]["neighbours_asked"] = neighbours
   return found
+
+
+def _alone(
+  folder, members, dataset, split, n: int, seed: int, options: dict
+) -> attack.Extraction:
+  """Without held-out images, by the search of the members in themselves."""
+  itself = folder / "members_to_members"
+  real = rule.leave_one_out(
+    store.open(itself / "indices")[:],
+    store.open(itself / "squared")[:],
+    d=dataset.images[0].size,
+    neighbours=n,
+  )
+  return alone.extract(
+    members, real, copies=split.copies, neighbours=n, seed=seed, **options
+  )
 
 
 def _smallest(ids: dict[str, np.ndarray]) -> int:
