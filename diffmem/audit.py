@@ -29,18 +29,24 @@ def run(
   root: str | os.PathLike,
   *,
   seed: int,
-  data: dict,
-  models: dict,
-  diffusion: dict,
-  train: dict,
-  sample: dict,
-  distances: dict,
-  extraction: dict,
-  membership: dict,
   report: dict,
+  data: dict | None = None,
+  models: dict | None = None,
+  diffusion: dict | None = None,
+  train: dict | None = None,
+  sample: dict | None = None,
+  distances: dict | None = None,
+  features: dict | None = None,
+  extraction: dict | None = None,
+  prompts: dict | None = None,
+  membership: dict | None = None,
   progress: bool = True,
 ) -> dict[str, Any]:
-  """Trains, samples, searches, infers and reports.
+  """Runs the stages whose sections are given, in order.
+
+  With `train` a model of our own is trained on `data`. Without it, images or
+  a model from outside are audited: `sample` says where they are, and `data`
+  holds the training images, where anybody has them (`data.path`).
 
   Args:
     root: the workdir.
@@ -55,20 +61,30 @@ def run(
     ValueError, OSError: bad input, before anything is computed.
   """
   start = time.monotonic()
-  fit_model(
-    root,
-    seed=seed,
-    data=data,
-    models=models,
-    diffusion=diffusion,
-    train=train,
-    sample=sample,
-    progress=progress,
-  )
-  generate.run(root, seed=seed, sample=sample, progress=progress)
-  find_neighbours(root, distances=distances, progress=progress)
-  extract.run(root, seed=seed, extraction=extraction, progress=progress)
-  infer.run(root, seed=seed, membership=membership, progress=progress)
+  known = train is not None
+  if train is not None:
+    fit_model(
+      root,
+      seed=seed,
+      data=data,
+      models=models,
+      diffusion=diffusion,
+      train=train,
+      sample=sample,
+      progress=progress,
+    )
+  elif data is not None and data["path"] is not None:
+    diffmem.data.prepare_given(workdir.path(root) / "data", seed=seed, **data)
+    known = True
+  if sample is not None:
+    generate.run(root, seed=seed, sample=sample, progress=progress)
+  if sample is not None and known and distances and extraction:
+    find_neighbours(root, distances=distances, progress=progress)
+    extract.run(root, seed=seed, extraction=extraction, progress=progress)
+  if prompts is not None:
+    ask(root, seed=seed, prompts=prompts, progress=progress)
+  if membership is not None:
+    infer.run(root, seed=seed, membership=membership, progress=progress)
   publish.run(root, report=report, progress=progress)
   _log.info("audit: done in %.0f s", time.monotonic() - start)
   return workdir.read_json(workdir.path(root) / "report" / "results.json")
@@ -88,14 +104,16 @@ def find_neighbours(
   """The distances stage: the nearest images of every set that is compared.
 
   Writes <root>/distances/<queries>_to_<references> for generations against
-  members, held-out and calibration images, and for real held-out images and
-  members against members.
+  members and, where there are some, held-out and calibration images, and for
+  members and real held-out images against members.
   """
   made = workdir.require(root, "sample")
   generated = bank.open_bank(root)
   dataset, split = diffmem.data.read(workdir.path(root) / "data")
   images = {
-    name: dataset.take(getattr(split, name)) for name in diffmem.data.SETS
+    name: dataset.take(ids)
+    for name in diffmem.data.SETS
+    if len(ids := getattr(split, name))
   }
   inputs = {"bank": workdir.digest([made["config"], made["inputs"]])}
   with workdir.stage(
@@ -105,11 +123,13 @@ def find_neighbours(
       _log.info("distances: finished before, kept (%s)", stage.folder)
       return
     members = {"members": images["members"]}
-    for queries, values, references in (
-      ("generations", generated, images),  # read once for all three
-      ("held_out", images["held_out"], members),
+    searches = [
+      ("generations", generated, images),  # read once for all sets
       ("members", images["members"], members),
-    ):
+    ]
+    if "held_out" in images:
+      searches.append(("held_out", images["held_out"], members))
+    for queries, values, references in searches:
       found = search.search_all(
         stage.folder,
         values,
@@ -119,6 +139,18 @@ def find_neighbours(
       )
       for name, about in found.items():
         stage.record(name, about)
+
+
+def ask(
+  root: str | os.PathLike, *, seed: int, prompts: dict, progress: bool = True
+) -> None:
+  """The prompts stage, where the bank knows its prompts."""
+  from diffmem.extraction import prompts_run
+
+  if bank.open_bank(root).prompts is None:
+    _log.info("prompts: skipped, the bank does not know its prompts")
+    return
+  prompts_run.run(root, seed=seed, prompts=prompts, progress=progress)
 
 
 class _Callable(types.ModuleType):
