@@ -10,6 +10,9 @@ import csv
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+FILES, TEXTS = ("file",), ("caption",)
 
 
 def read(
@@ -29,44 +32,55 @@ def read(
   known = set(names)
   captions: dict[str, str] = {}
   try:
-    for line, file, caption in readers[path.name](path):
-      if not isinstance(file, str) or not isinstance(caption, str):
-        raise ValueError(f"line {line}: expected a file and its caption")
-      if file in captions:
-        raise ValueError(f"line {line}: {file!r} has a caption already")
-      if file not in known:
-        raise ValueError(
-          f"line {line}: there is no image {file!r} (paths are relative to "
-          "the folder, with /)"
-        )
-      captions[file] = caption
+    with path.open(encoding="utf-8-sig", newline="") as f:
+      for line, file, caption in readers[path.name](f):
+        if not isinstance(file, str) or not isinstance(caption, str):
+          raise ValueError(f"line {line}: expected a file and its caption")
+        if file in captions:
+          raise ValueError(f"line {line}: {file!r} has a caption already")
+        if file not in known:
+          raise ValueError(
+            f"line {line}: there is no image {file!r} (paths are relative to "
+            "the folder, with /)"
+          )
+        captions[file] = caption
   except (ValueError, csv.Error) as e:
     raise ValueError(f"{path}: {e}") from None
   return tuple(captions.get(name, "") for name in names), path.name
 
 
-def from_csv(path: pathlib.Path) -> Iterator[tuple[int, object, object]]:
-  """(line number, file, caption) of each row."""
-  with path.open(encoding="utf-8-sig", newline="") as f:
-    rows = csv.DictReader(f)
-    columns = rows.fieldnames or []
-    if not {"file", "caption"} <= set(columns):
-      raise ValueError(
-        f"its columns are {list(columns)}: expected file,caption"
-      )
-    for row in rows:
-      yield rows.line_num, row["file"], row["caption"]
+def from_csv(
+  f: TextIO, files: Sequence[str] = FILES, texts: Sequence[str] = TEXTS
+) -> Iterator[tuple[int, object, object]]:
+  """(line number, file, caption) of each row.
+
+  Args:
+    f: opened with newline="".
+    files, texts: names that the two columns may have, the first is preferred.
+  """
+  rows = csv.DictReader(f)
+  columns = rows.fieldnames or []
+  file = next((name for name in files if name in columns), None)
+  text = next((name for name in texts if name in columns), None)
+  if file is None or text is None:
+    raise ValueError(
+      f"its columns are {list(columns)}: expected {files[0]},{texts[0]}"
+    )
+  for row in rows:
+    yield rows.line_num, row[file], row[text]
 
 
-def from_jsonl(path: pathlib.Path) -> Iterator[tuple[int, object, object]]:
+def from_jsonl(
+  f: TextIO, files: Sequence[str] = FILES, texts: Sequence[str] = TEXTS
+) -> Iterator[tuple[int, object, object]]:
   """(line number, file, caption) of each line that is not empty."""
-  with path.open(encoding="utf-8-sig") as f:
-    for number, line in enumerate(f, 1):
-      if not line.strip():
-        continue
-      try:
-        row = json.loads(line)
-      except json.JSONDecodeError as e:
-        raise ValueError(f"line {number} is not JSON ({e})") from None
-      row = row if isinstance(row, dict) else {}
-      yield number, row.get("file"), row.get("caption")
+  for number, line in enumerate(f, 1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+    except json.JSONDecodeError as e:
+      raise ValueError(f"line {number} is not JSON ({e})") from None
+    row = row if isinstance(row, dict) else {}
+    file = next((row[name] for name in files if name in row), None)
+    yield number, file, next((row[x] for x in texts if x in row), None)

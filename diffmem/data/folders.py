@@ -19,7 +19,7 @@ from PIL import Image
 
 from diffmem.data import folder_captions
 from diffmem.data.dataset import Dataset
-from diffmem.data.images import SUFFIXES, Fit, decode, stack
+from diffmem.data.images import SUFFIXES, Fit, decode, fault, stack
 
 
 def folder(argument: str, fit: Fit, data_dir: object) -> Dataset:
@@ -97,13 +97,8 @@ def read(
     try:
       image, transparent = decode(root / path)
       return fit(image), transparent, None
-    except (OSError, Image.DecompressionBombError) as e:
-      unknown = isinstance(e, Image.UnidentifiedImageError)
-      return None, False, f"is corrupt ({'not an image' if unknown else e})"
-    except ValueError as e:
-      return None, False, str(e)
     except Exception as e:  # PIL's decoders raise anything on damaged files
-      return None, False, f"is corrupt ({type(e).__name__}: {e})"
+      return None, False, fault(e)
 
   with (
     warnings.catch_warnings(),
@@ -112,12 +107,12 @@ def read(
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     results = list(threads.map(one, files))
   faults = [
-    f"{path.as_posix()!r} {fault}"
-    for path, (_, _, fault) in zip(files, results, strict=True)
-    if fault is not None
+    f"{path.as_posix()!r} {why}"
+    for path, (_, _, why) in zip(files, results, strict=True)
+    if why is not None
   ]
   if faults:
-    shown = "; ".join(" ".join(fault.split()) for fault in faults[:3])
+    shown = "; ".join(faults[:3])
     raise ValueError(
       f"{len(faults)} of {len(files)} images in {root} cannot be used: {shown}"
       f"{'; ...' if len(faults) > 3 else ''}: repair or remove them"

@@ -14,16 +14,18 @@ square is refused by a resize unless it is cropped first.
 """
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 MAX_PIXELS = 2**26
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+WIDE = ("I", "F")  # modes of 32-bit pixels
 CROPS = ("none", "center")
 FILTERS = {
   "lanczos": Image.Resampling.LANCZOS,
@@ -117,24 +119,74 @@ def stack(
 
 
 def decode(
-  path: pathlib.Path,
+  file: str | os.PathLike | BinaryIO, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[UInt8[np.ndarray, "h w c"], bool]:
   """Reads an image file: its pixels, and whether it had transparent ones.
 
   Raises ValueError (a refused kind of image) or whatever PIL raises.
   """
-  with Image.open(path, formats=FORMATS) as image:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-      raise ValueError(
-        f"is {width}x{height}: over the limit of {MAX_PIXELS} pixels"
-      )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # photographs with a preview
-      raise ValueError(f"has {frames} frames: keep one of them")
+  with Image.open(file, formats=FORMATS) as image:
+    check(image, max_pixels)
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     return to_array(image)
+
+
+def measure(
+  file: str | os.PathLike | BinaryIO, *, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int, int]:
+  """(height, width, channels) that decode would give, from the header alone.
+
+  Raises as decode does, but for what only the pixels show.
+  """
+  with Image.open(file, formats=FORMATS) as image:
+    check(image, max_pixels)
+    if image.mode in WIDE:
+      raise ValueError(wide(image))
+    width, height = image.size
+    # A PNG without EXIF before its pixels would be decoded by getexif.
+    if image.format != "PNG" or "exif" in image.info:
+      turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+      height, width = (width, height) if turned else (height, width)
+    return height, width, 1 if is_grey(image) else 3
+
+
+def check(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
+  """Refuses what its header tells: too many pixels, or several frames."""
+  width, height = image.size
+  if width * height > max_pixels:
+    raise ValueError(
+      f"is {width}x{height}: over the limit of {max_pixels} pixels"
+    )
+  frames = getattr(image, "n_frames", 1)
+  if frames > 1 and image.format != "MPO":  # photographs with a preview
+    raise ValueError(f"has {frames} frames: keep one of them")
+
+
+def fault(error: Exception) -> str:
+  """Why an image cannot be used, in one line, from what decode raised."""
+  if isinstance(error, Image.UnidentifiedImageError):
+    text = "is corrupt (not an image)"
+  elif isinstance(error, Image.DecompressionBombError):
+    text = f"has too many pixels ({error})"
+  elif isinstance(error, OSError):
+    text = f"is corrupt ({error})"
+  elif isinstance(error, ValueError):
+    text = str(error)
+  else:  # PIL's decoders raise anything on damaged files
+    text = f"is corrupt ({type(error).__name__}: {error})"
+  return " ".join(text.split())
+
+
+def is_grey(image: Image.Image) -> bool:
+  """Whether to_array gives one channel."""
+  grey = ("1", "L", "LA", "La")
+  return image.mode in grey or image.mode.startswith("I;16")
+
+
+def wide(image: Image.Image) -> str:
+  """Why pixels of more than 16 bits are refused."""
+  return f"has 32-bit pixels (mode {image.mode}): save it as 8-bit"
 
 
 def to_array(
@@ -146,9 +198,9 @@ def to_array(
     grey = from_uint16(deep)
     clear = deep == image.info.get("transparency", -1)
     return np.where(clear, np.uint8(255), grey)[..., None], bool(clear.any())
-  if image.mode in ("I", "F"):
-    raise ValueError(f"has 32-bit pixels (mode {image.mode}): save it as 8-bit")
-  channels = 1 if image.mode in ("1", "L", "LA", "La") else 3
+  if image.mode in WIDE:
+    raise ValueError(wide(image))
+  channels = 1 if is_grey(image) else 3
   transparent = False
   if image.has_transparency_data:
     image = image.convert("RGBA")

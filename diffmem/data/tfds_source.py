@@ -32,6 +32,23 @@ def tfds(
   argument: str, fit: Fit, data_dir: str | os.PathLike | None
 ) -> Dataset:
   """Opens NAME in data_dir (or $TFDS_DATA_DIR, ~/tensorflow_datasets)."""
+  rows, names, info, _ = open_rows(argument, data_dir)
+  return to_dataset(rows, names, info, fit, f"tfds:{argument}")
+
+
+def open_rows(
+  argument: str,
+  data_dir: str | os.PathLike | None,
+  *,
+  encoded: bool = False,
+) -> tuple[Any, dict[str, str | None], Any, pathlib.Path]:
+  """Rows by random access, their features (see choose), info, and folder.
+
+  Args:
+    argument: NAME[:SPLIT].
+    data_dir: where prepared datasets lie; None for the usual place.
+    encoded: give images as the bytes of their files, not yet decoded.
+  """
   match = NAME.fullmatch(argument)
   if match is None:
     raise ValueError(
@@ -48,14 +65,16 @@ def tfds(
   known = list(builder.info.splits)
   if re.split(r"\W", split)[0] not in known:
     raise ValueError(f"{prepared} has no split {split!r}: it has {known}")
+  names = choose(builder.info.features)
+  skip: Any = tensorflow_datasets.decode.SkipDecoding
+  decoders = {names["image"]: skip()} if encoded else None
   try:
-    rows = builder.as_data_source(split=split)
+    rows = builder.as_data_source(split=split, decoders=decoders)
   except NotImplementedError:
     raise ValueError(
       f"{prepared} is not in array_record format: {how(match['name'], folder)}"
     ) from None
-  names = choose(builder.info.features)
-  return to_dataset(rows, names, builder.info, fit, f"tfds:{argument}")
+  return rows, names, builder.info, prepared
 
 
 def find(
