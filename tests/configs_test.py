@@ -6,6 +6,7 @@ import inspect
 import jax
 import pytest
 
+import diffmem
 from diffmem import data, models
 from diffmem.bin import program
 from diffmem.data import splits
@@ -24,6 +25,8 @@ CONFIGS = {
   ],
 }
 ALL = [(name, arg) for name, args in CONFIGS.items() for arg in args]
+# Of images from outside: nothing is trained.
+OUTSIDE = {"folder.py": ["", "debug", "seed=3"]}
 SECTIONS = {
   "seed",
   "data",
@@ -59,7 +62,20 @@ def accepts(function, section, given=()):
 
 def test_every_config_is_listed(root):
   files = {p.name for p in (root / "configs").glob("*.py")} - {"__init__.py"}
-  assert files == set(CONFIGS)
+  assert files == set(CONFIGS) | set(OUTSIDE)
+
+
+@pytest.mark.parametrize(
+  ("name", "arg"), [(n, a) for n, args in OUTSIDE.items() for a in args]
+)
+def test_outside_configs(root, name, arg):
+  config = load(root, name, arg)
+  assert config.is_locked
+  accepts(diffmem.audit.run, config.to_dict())
+  for section in set(config) - {"seed"}:
+    assert config[section].is_locked
+  accepts(data.prepare_given, config.data.to_dict(), given=("seed",))
+  assert config.extraction.neighbours < config.distances.k
 
 
 @pytest.mark.parametrize(("name", "arg"), ALL)
@@ -137,7 +153,7 @@ def test_the_cifar10_network_has_the_published_size(root):
   assert models.count(shapes) == 35_746_307
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, *OUTSIDE])
 @pytest.mark.parametrize("arg", ["debgu", "seed=x", "seed"])
 def test_arguments_are_strict(root, name, arg):
   with pytest.raises(ValueError, match="config argument"):

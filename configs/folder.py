@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An audit of images that somebody else generated.
+
+  diffmem-audit --config=configs/folder.py --config.sample.path=DIR \
+    --config.data.path=DIR --workdir=runs/mine
+  ... --config.data.held_out=DIR        images that the model never saw
+  diffmem-audit --config=configs/folder.py:debug --workdir=runs/debug
+
+Nothing is trained and no model is needed. `sample.path` holds the generations:
+a folder, a zip or tar file, a zarr array, an npz file or tfds:NAME. `data.path`
+holds the training images, `data.held_out` others of the same kind for the
+control; without held-out images the training set is its own control, without
+training images only the prompts are examined. Where the prompt of each
+generation is known (sub-folders, or `sample.prompts`), generations of one
+prompt are searched for images that come again and again (Carlini et al. 2023,
+arXiv:2301.13188, section 4.2).
+
+Arguments: `debug` (a small audit of scikit-learn's digits, for which it writes
+nothing but its workdir), `seed=N`.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from diffmem import args
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The experiment; `arg` is what follows the colon of --config."""
+  given = args.parse(arg, debug=False, seed=0)
+  sections = dict(
+    seed=given.seed,
+    data=dict(
+      path=placeholder(str),  # the training images; none: not known
+      held_out=placeholder(str),  # images that the model never saw
+      data_dir=placeholder(str),  # where tfds keeps its datasets
+      crop="none",
+      resize=placeholder(int),
+      filter="lanczos",
+      calibration=0.5,  # share of the held-out images that sets thresholds
+    ),
+    sample=dict(
+      path=placeholder(str),  # the generations
+      prompts=placeholder(str),  # CSV or JSON lines: file, prompt
+      crop="none",
+      resize=placeholder(int),
+      filter="lanczos",
+      max_pixels=2**26,
+      batch=512,
+    ),
+    distances=dict(k=51, block=2048, mirror=True),
+    extraction=dict(
+      alpha=0.5,
+      neighbours=50,
+      centring="generation",
+      false_match_rate=0.001,
+      gallery=48,
+    ),
+    report=dict(
+      title="Are these images copies of training images?",
+      gallery=48,  # pairs of images shown
+    ),
+  )
+  config = ml_collections.ConfigDict(sections).lock()
+  if given.debug:
+    config.data.path = config.data.held_out = "digits"
+    config.sample.path = "digits"
+  return config
