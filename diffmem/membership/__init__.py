@@ -1,38 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images a model was trained on, told from how it treats them.
 
-An attack gives each image a score; higher means member, everywhere.
+An attack gives each image a score; higher means member, everywhere. Those of
+ATTACKS need one model alone.
 """
 
 from typing import Any
 
 import numpy as np
 
-from diffmem.arrays import AnyArray, Float
+from diffmem.arrays import Float
 from diffmem.denoiser import Denoiser
-from diffmem.membership import loss
+from diffmem.membership import loss, protocol
+from diffmem.membership.protocol import Attack
 
-ATTACKS = {"loss": loss.score}
+ATTACKS: dict[str, Attack] = {attack.name: attack for attack in (loss.ATTACK,)}
 
-__all__ = ["ATTACKS", "score"]
+__all__ = ["ATTACKS", "Attack", "check_attack", "score"]
 
 
 def score(
-  attack: str, denoiser: Denoiser, images: AnyArray, **options: Any
-) -> Float[np.ndarray, " n"]:
+  attack: str, denoiser: Denoiser, images: Any, **options: Any
+) -> Float[np.ndarray, " n"] | Float[np.ndarray, "n t"]:
   """Scores of images by an attack of that name; higher means member.
 
   Args:
     attack: one of ATTACKS.
     denoiser: the model under attack.
     images: [n h w c], uint8, or floats in [-1, 1].
-    **options: those of the attack, such as t=100, draws=16, seed=0.
+    **options: t=100 (several give [n t]), seed=0, batch=512, cond=None, and
+      those of the attack: `ATTACKS[attack].defaults`.
 
   Raises:
-    ValueError: an unknown attack, or images that the model cannot take.
-    FloatingPointError: a score is not finite; names the images.
+    ValueError: an unknown attack or option, or images that the model cannot
+      take.
+    FloatingPointError: a value is not finite; names the images.
   """
-  return ATTACKS[check_attack(attack)](denoiser, images, **options)
+  check_attack(attack)
+  return protocol.score(ATTACKS[attack], denoiser, images, **options)
 
 
 def check_attack(name: str) -> str:

@@ -18,11 +18,10 @@ import diffmem.data
 from diffmem import stats, workdir
 from diffmem.arrays import Float, Int
 from diffmem.denoiser import trained
-from diffmem.membership import check_attack, loss, signals
+from diffmem.membership import ATTACKS, check_attack, loss, protocol, signals
 
 _log = logging.getLogger(__name__)
 
-FROM_LOSSES = {"loss": loss.from_losses}
 FPRS = (0.01, 0.001)
 
 
@@ -106,20 +105,20 @@ def _check_kept(folder, made_of: dict) -> None:
       )
 
 
-def _losses(
-  root, folder, data, seed: int, membership: dict, progress: bool
-) -> Float[np.ndarray, "n t draws"]:
+def _losses(root, folder, data, seed: int, membership: dict, progress: bool):
   """Members first, then held-out images."""
   dataset, split = data
   ids = np.concatenate([split.members, split.held_out])
   denoiser = trained.load(root)
   conditional = denoiser.num_classes is not None
-  return signals.losses(
+  return signals.compute(
     denoiser,
     dataset.take(ids),
+    loss.SIGNAL,
     t=membership["t"],
     draws=membership["draws"],
     seed=seed,
+    augment=("identity",),
     batch=membership["batch"],
     cond=dataset.labels[dataset.rows(ids)] if conditional else None,
     ids=ids,
@@ -135,9 +134,7 @@ def _write(folder, split, losses, seed: int, membership: dict) -> None:
   headline = times.index(membership["headline_t"])
   results, scores, curves = {}, {}, {}
   for name in membership["attacks"]:
-    by_time = np.stack(
-      [FROM_LOSSES[name](losses[:, i]) for i in range(len(times))]
-    )
+    by_time = protocol.evaluate(ATTACKS[name], losses).T
     results[name] = {
       **evaluate(
         by_time, copies, times, headline, membership["bootstrap"], seed

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Per-example denoising losses under common noise: what attacks start from.
+"""Signals: what is computed of a model for each image, and kept.
 
-  loss[i, t, j] = mean over pixels of (eps_hat(x_t, t) - eps_tj)^2,
-  x_t = sqrt(ab_t) x_i + sqrt(1 - ab_t) eps_tj
-
-eps_tj is draw j at time t, a function of (seed, t, j) alone: it is the same
-for every image and every model, so that in a comparison of images, or of
-models, the noise of the noise cancels. It is the loss that training uses.
+A signal is a function of one block of images; attacks are functions of what
+it gave. `compute` runs it over all images: blocks of one shape, sharded over
+the local devices, the weights placed once; what is finished goes to a store
+and is not computed again. Memory does not grow with the number of images.
 """
 
+import dataclasses
 import functools
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,191 +19,234 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffmem import arrays, keys, mesh, store
+from diffmem import arrays, mesh, store
 from diffmem.arrays import AnyArray, Float, Int
 from diffmem.denoiser import Denoiser
-from diffmem.diffusion.losses import denoising_loss
+from diffmem.membership.queries import Queries
 from diffmem.progress import Progress
 
-Cond = Int[np.ndarray, " n"] | None
+_log = logging.getLogger(__name__)
+
+Cond = Int[AnyArray, " n"] | Float[AnyArray, "n ..."] | None
+HELD = 1 << 30  # bytes; a larger result is given as its store
 
 
-def losses(
+@dataclasses.dataclass(frozen=True)
+class Signal:
+  """One thing to know of an image, at each of some times.
+
+  Attributes:
+    name: as in a path, and in errors.
+    block: block(queries, images [b h w c], cond, *, t, **options) -> a list
+      of arrays [b ...] on the devices, not waited for. Stacked behind the
+      batch axis they are [b, *shape] in row-major order. images are float32
+      in [-1, 1]; `queries` is a `queries.Queries`.
+    shape: shape(denoiser, *, t, **options) -> the axes behind the batch, the
+      first one t. Raises ValueError for options that cannot be.
+  """
+
+  name: str
+  block: Callable[..., list]
+  shape: Callable[..., tuple[int, ...]]
+
+  @functools.cached_property
+  def options(self) -> tuple[str, ...]:
+    """Names of the options that `block` takes."""
+    return keywords(self.block)
+
+
+def keywords(function: Callable) -> tuple[str, ...]:
+  """Names of the keyword-only arguments of a function, t left out."""
+  parameters = inspect.signature(function).parameters.values()
+  names = (p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+  return tuple(name for name in names if name != "t")
+
+
+def compute(
   denoiser: Denoiser,
-  images: AnyArray,
+  images: Any,
+  signal: Signal,
   *,
   t: Sequence[int],
-  draws: int,
-  seed: int,
   batch: int = 512,
   cond: Cond = None,
   ids: Int[np.ndarray, " n"] | None = None,
   path: str | os.PathLike | None = None,
   progress: bool = True,
-) -> Float[np.ndarray, "n t draws"]:
-  """The losses of each image at each t under each draw of noise, float32.
+  **options: Any,
+) -> Float[np.ndarray, "n ..."] | store.Store:
+  """The signal of each image, float32 [n t ...].
 
   Args:
     denoiser: the model.
-    images: [n h w c], uint8, or floats in [-1, 1].
+    images: [n h w c], uint8, or floats in [-1, 1]; an array, a bank or a
+      store: rows are read a block at a time.
+    signal: what to compute.
     t: schedule indices, 0 the least noise.
-    draws, seed: of the noise, at each t.
     batch: images at a time (rounded up to a multiple of the devices); results
       do not depend on it beyond rounding.
-    cond: a class label for each image; where a model with labels is given
-      none, its null condition.
+    cond: a class label (or an embedding) for each image; where a model with
+      conditions is given none, its null condition.
     ids: names of the images in an error.
     path: a store that keeps finished blocks of `batch` images; what it holds
-      is not computed again. The caller answers for its being of this model.
+      is not computed again. The caller answers for its being of this model
+      and of these options. A result above 1 GiB is returned as this store.
     progress: show the rate and the time left.
+    **options: those of the signal.
 
   Raises:
-    ValueError: images or times that the model cannot take.
-    FloatingPointError: a loss is not finite; names the ids.
+    ValueError: images, times or options that the model cannot take.
+    FloatingPointError: a value is not finite; names the ids.
   """
+  t = tuple(int(s) for s in t)
   check_images(images, denoiser)
-  check_times(denoiser, t, draws, batch)
+  check_times(denoiser, t, batch)
   n = len(images)
   cond = _cond(denoiser, cond, n)
-  names = np.arange(n) if ids is None else ids
+  shape = (n, *signal.shape(denoiser, t=t, **options))
+  names = np.arange(n) if ids is None else np.asarray(ids)
+  if len(names) != n:
+    raise ValueError(f"{len(names)} ids for {n} images: give one for each")
   batch = min(batch, n)
-  out = np.empty((n, len(t), draws), np.float32)
-  kept, done = _kept(path, out, batch)
-  starts = [s for s in range(0, n, batch) if s // batch not in done]
-  finished = n - sum(min(batch, n - s) for s in starts)
-  with Progress(
-    n, what="membership", unit="images", done=finished, enabled=progress
-  ) as bar:
-    for start, block in _blocks(
-      denoiser, images, starts, batch, cond, t, draws, seed
-    ):
-      rows = slice(start, start + len(block))
-      _check_finite(block, names[rows], t)
-      out[rows] = block
-      if kept is not None:
-        kept.write(start // batch, block)
-      bar.update(len(block))
-  return out
-
-
-def _kept(
-  path: str | os.PathLike | None,
-  out: Float[np.ndarray, "n t draws"],
-  chunk: int,
-) -> tuple[store.Store | None, list[int]]:
-  """The store, if any, and its finished chunks, which are read into `out`."""
+  kept, out, done = None, None, set()
   if path is None:
-    return None, []
-  kept = store.create(path, shape=out.shape, dtype="float32", chunk=chunk)
-  done = kept.written()
-  for number in done:
-    out[kept.rows(number)] = kept[kept.rows(number)]
-  return kept, done
-
-
-@functools.lru_cache(maxsize=1)  # the next call may be at another t
-def loss_fn(denoiser: Denoiser) -> Callable:
-  """(params, images [b h w c], t, eps [h w c], cond) -> loss [b].
-
-  Compiled where the denoiser can be traced; images uint8 or in [-1, 1].
-  """
-
-  def one(params: Any, images, t, eps, cond):
-    x0 = arrays.from_uint8(images) if images.dtype == np.uint8 else images
-    if denoiser.encode is not None:
-      x0 = denoiser.encode(x0)
-    return denoising_loss(
-      lambda x_t, times, c: denoiser.predict(params, x_t, times, c)[0],
-      x0,
-      jnp.full(len(x0), t, jnp.int32),
-      jnp.broadcast_to(eps[None], x0.shape),
-      cond,
-      schedule=denoiser.schedule,
-    )
-
-  return jax.jit(one) if denoiser.traceable else one
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def noise(
-  seed: int,
-  t: int | Int[jax.Array, ""],
-  draw: int | Int[jax.Array, ""],
-  shape: tuple[int, ...],
-) -> Float[jax.Array, "..."]:
-  """Draw j at time t: a function of (seed, t, j) and the shape alone."""
-  key = keys.stream(keys.root(seed), "membership noise", t, draw)
-  return jax.random.normal(key, shape)
+    out = np.empty(shape, np.float32)
+  else:
+    kept = store.create(path, shape=shape, dtype="float32", chunk=batch)
+    kept.verify()
+    done = set(kept.written())
+  starts = [s for s in range(0, n, batch) if s // batch not in done]
+  with Progress(
+    n,
+    what=f"membership: {signal.name}",
+    unit="images",
+    done=n - sum(min(batch, n - s) for s in starts),
+    enabled=progress,
+  ) as bar:
+    run = functools.partial(signal.block, t=t, **options)
+    for start, leaves in _blocks(denoiser, images, run, starts, batch, cond):
+      rows = slice(start, min(start + batch, n))
+      values = _stacked(leaves, rows.stop - start, shape[1:])
+      _check_finite(signal.name, values, names[rows], t)
+      if out is not None:
+        out[rows] = values
+      if kept is not None:
+        kept.write(start // batch, values)
+      bar.update(len(values))
+  if kept is None:
+    return out
+  large = np.prod(shape, dtype=np.int64) * 4 > HELD
+  return kept if large else kept[:]
 
 
 def _blocks(
   denoiser: Denoiser,
-  images: AnyArray,
+  images: Any,
+  run: Callable,
   starts: list[int],
   batch: int,
-  cond: Cond,
-  t: Sequence[int],
-  draws: int,
-  seed: int,
-) -> Iterator[tuple[int, Float[np.ndarray, "b t draws"]]]:
-  """Blocks of one shape, the last one padded, sharded over the devices."""
+  cond: Any,
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+  """(start, what `run` gave) of each block; one is queued while one runs.
+
+  Blocks that are compiled have one shape, the last one is padded. On the
+  host nothing is padded or queued, for a query may be dear.
+  """
   if not starts:
     return
   devices = mesh.local_mesh(min(batch, jax.local_device_count()))
-  size = -(-batch // devices.size) * devices.size
-  one, shape = loss_fn(denoiser), tuple(denoiser.shape)
-  params = denoiser.params
-  if denoiser.traceable:
-    params = mesh.replicate(params, devices)  # once, not at every call
+  queries = Queries(denoiser, devices)
+  waiting = []
   for start in starts:
     rows = np.arange(start, min(start + batch, len(images)))
-    padded = np.pad(rows, (0, size - len(rows)), mode="edge")
-    block = np.asarray(images[rows])[padded - start]
-    labels = None if cond is None else cond[padded]
+    block = np.asarray(images[rows[0] : rows[-1] + 1])
+    check_range(block)
+    labels = _rows(cond, denoiser, rows)
     if denoiser.traceable:
+      size = -(-batch // devices.size) * devices.size
+      padded = np.pad(rows, (0, size - len(rows)), mode="edge") - start
+      block = block[padded]
+      labels = None if labels is None else labels[padded]
       block, labels = mesh.shard((block, labels), devices)
-    waiting = []
-    for s in t:
-      eps = (noise(seed, s, j, shape) for j in range(draws))
-      waiting.append([one(params, block, s, e, labels) for e in eps])
-    values = np.stack([np.stack(jax.device_get(w), -1) for w in waiting], 1)
-    yield start, values[: len(rows)].astype(np.float32)
+    waiting.append((start, run(queries, _floats(block), labels)))
+    if len(waiting) > int(denoiser.traceable):
+      first, leaves = waiting.pop(0)
+      yield first, jax.device_get(leaves)
+  for first, leaves in waiting:
+    yield first, jax.device_get(leaves)
 
 
-def _cond(denoiser: Denoiser, cond: Cond, n: int) -> Cond:
-  if cond is not None:
-    if len(cond) != n:
-      raise ValueError(f"{len(cond)} labels for {n} images: give one for each")
-    top = denoiser.num_classes
-    if top is not None and not 0 <= np.min(cond) <= np.max(cond) <= top:
-      raise ValueError(
-        f"labels run from {np.min(cond)} to {np.max(cond)}, the model has "
-        f"classes 0..{top - 1}: give the labels that it was trained on"
-      )
-    return np.asarray(cond, np.int32)
-  if denoiser.null_cond is None or np.ndim(denoiser.null_cond):
+def _stacked(
+  leaves: list[np.ndarray], count: int, shape: tuple[int, ...]
+) -> Float[np.ndarray, "b ..."]:
+  rows = [np.asarray(leaf)[:count] for leaf in leaves]
+  return np.stack(rows, 1).astype(np.float32).reshape(count, *shape)
+
+
+@jax.jit
+def _floats(images: AnyArray) -> Float[jax.Array, "b h w c"]:
+  if images.dtype == jnp.uint8:
+    return arrays.from_uint8(images)
+  return images.astype(jnp.float32)
+
+
+def _cond(denoiser: Denoiser, cond: Cond, n: int) -> np.ndarray | None:
+  if cond is None:
+    if denoiser.null_cond is not None:
+      _log.info("membership: no labels, the null condition is used")
     return None
-  logging.info("membership: no labels, the null condition is used")
-  return np.full(n, denoiser.null_cond, np.int32)
-
-
-def check_images(images: AnyArray, denoiser: Denoiser) -> None:
-  """ValueError unless the model can take them: uint8 or in [-1, 1]."""
-  shape = tuple(denoiser.shape)
-  latents = denoiser.encode is not None  # it answers for its own input
-  if images.ndim != 4 or not (latents or images.shape[1:] == shape):
+  cond = np.asarray(cond)
+  if len(cond) != n:
+    raise ValueError(f"{len(cond)} labels for {n} images: give one for each")
+  if np.issubdtype(cond.dtype, np.floating):
+    return cond
+  top = denoiser.num_classes
+  if top is not None and not 0 <= np.min(cond) <= np.max(cond) <= top:
     raise ValueError(
-      f"images have shape {tuple(images.shape)}, the model takes "
+      f"labels run from {np.min(cond)} to {np.max(cond)}, the model has "
+      f"classes 0..{top - 1}: give the labels that it was trained on"
+    )
+  return cond.astype(np.int32)
+
+
+def _rows(cond, denoiser: Denoiser, rows: Int[np.ndarray, " b"]):
+  """The conditions of some rows, or the null condition for each."""
+  if cond is not None:
+    return cond[rows]
+  null = denoiser.null_cond
+  if null is None:
+    return None
+  null = np.asarray(null)
+  if null.dtype.kind in "iu":
+    null = null.astype(np.int32)
+  return np.broadcast_to(null[None], (len(rows), *null.shape))
+
+
+def check_images(images: Any, denoiser: Denoiser) -> None:
+  """ValueError unless the model can take them: uint8 or in [-1, 1]."""
+  shape, given = tuple(denoiser.shape), tuple(images.shape)
+  latents = denoiser.encode is not None  # it answers for its own input
+  if len(given) != 4 or not (latents or given[1:] == shape):
+    raise ValueError(
+      f"images have shape {given}, the model takes "
       f"[n, {', '.join(map(str, shape))}]: crop or resize them alike"
     )
-  if not len(images):
+  if not given[0]:
     raise ValueError("0 images: give at least one")
-  if images.dtype == np.uint8:
-    return
-  if not jnp.issubdtype(images.dtype, jnp.floating):
+  if images.dtype != np.uint8 and not jnp.issubdtype(
+    images.dtype, jnp.floating
+  ):
     raise ValueError(
       f"images are {images.dtype}: give uint8, or floats in [-1, 1]"
     )
+  if isinstance(images, np.ndarray | jax.Array):  # others, block by block
+    check_range(images)
+
+
+def check_range(images: AnyArray) -> None:
+  """ValueError unless uint8, or floats in [-1, 1]."""
+  if images.dtype == np.uint8:
+    return
   low, high = float(np.min(images)), float(np.max(images))
   if not -1.0001 <= low <= high <= 1.0001:  # NaN fails too
     raise ValueError(
@@ -211,28 +254,31 @@ def check_images(images: AnyArray, denoiser: Denoiser) -> None:
     )
 
 
-def check_times(
-  denoiser: Denoiser, t: Sequence[int], draws: int, batch: int
-) -> None:
+def check_times(denoiser: Denoiser, t: Sequence[int], batch: int) -> None:
   """ValueError unless there is something to compute."""
   if not len(t) or len(set(t)) != len(t):
     raise ValueError(f"t = {tuple(t)}: give one or more distinct times")
   denoiser.schedule.check(*t)
-  for name, value in (("draws", draws), ("batch", batch)):
+  at_least_one(batch=batch)
+
+
+def at_least_one(**counts: int) -> None:
+  """ValueError naming the first count below 1."""
+  for name, value in counts.items():
     if value < 1:
       raise ValueError(f"{name} = {value}, expected at least 1")
 
 
 def _check_finite(
-  block: Float[np.ndarray, "b t draws"], ids, t: Sequence[int]
+  what: str, block: Float[np.ndarray, "b t ..."], ids, t: Sequence[int]
 ) -> None:
-  bad = ~np.isfinite(block)
+  bad = ~np.isfinite(block).reshape(len(block), len(t), -1).all(2)
   if not bad.any():
     return
-  first = np.asarray(ids)[bad.any((1, 2))]
+  first = ids[bad.any(1)]
   names = ", ".join(map(str, first[:5])) + (", ..." if len(first) > 5 else "")
   times = ", ".join(str(s) for i, s in enumerate(t) if bad[:, i].any())
   raise FloatingPointError(
-    f"the loss of {len(first)} images is not finite at t = {times} (ids "
-    f"{names}); check the weights and the images"
+    f"not finite: {what} of {len(first)} images at t = {times} (ids {names}); "
+    "check the weights and the images"
   )

@@ -48,8 +48,8 @@ def test_a_model_that_memorized_none_tells_nothing(digits):
 
 
 def test_score_is_minus_the_mean_loss():
-  losses = np.array([[1.0, 3.0], [0.0, 1.0]])
-  np.testing.assert_array_equal(loss.from_losses(losses), [-2.0, -0.5])
+  losses = np.array([[1.0, 3.0], [0.0, 1.0]])[:, None, :, None]
+  np.testing.assert_array_equal(loss.scores(losses), [[-2.0], [-0.5]])
 
 
 def test_more_draws_of_one_seed_extend_the_fewer(digits):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses: their values, the noise they share, and how they resume."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +9,19 @@ import pytest
 from diffmem import store
 from diffmem.denoiser import Denoiser, finite_set
 from diffmem.diffusion import schedules
-from diffmem.membership import signals
+from diffmem.membership import loss, queries, signals
 
 SCHEDULE = schedules.linear()
 SHAPE = (4, 4, 1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, *SHAPE), np.uint8)
-OPTIONS = {"t": (10, 300), "draws": 3, "seed": 7, "batch": 4, "progress": False}
+OPTIONS = {
+  "t": (10, 300),
+  "draws": 3,
+  "seed": 7,
+  "augment": ("identity",),
+  "batch": 4,
+  "progress": False,
+}
 
 
 def plain(images):
@@ -27,12 +32,17 @@ def linear_eps(x_t, t, cond):
   return 0.3 * x_t + t[:, None, None, None] / 1000.0
 
 
+def losses(model, images, **options):
+  """Those of each draw, [n t draws]: one augmentation alone."""
+  return signals.compute(model, images, loss.SIGNAL, **options)[..., 0]
+
+
 def denoiser(eps=linear_eps, **kw):
   return Denoiser(eps, SCHEDULE, SHAPE, **kw)
 
 
 def test_values_against_a_loop():
-  got = signals.losses(denoiser(), IMAGES, **OPTIONS)
+  got = losses(denoiser(), IMAGES, **OPTIONS)
   assert got.shape == (11, 2, 3)
   assert got.dtype == np.float32
   expected = np.empty_like(got)
@@ -40,7 +50,7 @@ def test_values_against_a_loop():
     for a, t in enumerate(OPTIONS["t"]):
       ab = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[: t + 1])
       for j in range(3):
-        eps = np.asarray(signals.noise(7, t, j, SHAPE), np.float64)
+        eps = np.asarray(queries.noise(7, t, j, SHAPE), np.float64)
         x_t = np.sqrt(ab) * image + np.sqrt(1 - ab) * eps
         expected[i, a, j] = np.mean((0.3 * x_t + t / 1000 - eps) ** 2)
   np.testing.assert_allclose(got, expected, rtol=1e-5)
@@ -49,32 +59,32 @@ def test_values_against_a_loop():
 def test_noise_is_common_to_all_images_and_models():
   """A model that predicts 0 has the loss of the noise alone."""
   zero = denoiser(lambda x_t, t, cond: 0 * x_t)
-  got = signals.losses(zero, IMAGES, **OPTIONS)
+  got = losses(zero, IMAGES, **OPTIONS)
   np.testing.assert_array_equal(got, np.broadcast_to(got[:1], got.shape))
   per_draw = got[0].ravel()
   assert len(set(per_draw.tolist())) == 6  # each (t, j) has its own
   for a, t in enumerate(OPTIONS["t"]):
     for j in range(3):
-      eps = signals.noise(7, t, j, SHAPE)
+      eps = queries.noise(7, t, j, SHAPE)
       np.testing.assert_allclose(got[0, a, j], jnp.mean(eps**2), rtol=1e-5)
   other = {**OPTIONS, "t": (300,), "draws": 2}
-  alone = signals.losses(zero, IMAGES[5:6], **other)
+  alone = losses(zero, IMAGES[5:6], **other)
   np.testing.assert_array_equal(alone[0, 0], got[0, 1, :2])
-  reseeded = signals.losses(zero, IMAGES, **{**OPTIONS, "seed": 8})
+  reseeded = losses(zero, IMAGES, **{**OPTIONS, "seed": 8})
   assert not np.any(reseeded[0] == got[0])
 
 
 @pytest.mark.parametrize("batch", [1, 5, 8, 11, 512])
 def test_block_size_does_not_matter(batch):
-  got = signals.losses(denoiser(), IMAGES, **{**OPTIONS, "batch": batch})
-  expected = signals.losses(denoiser(), IMAGES, **OPTIONS)
+  got = losses(denoiser(), IMAGES, **{**OPTIONS, "batch": batch})
+  expected = losses(denoiser(), IMAGES, **OPTIONS)
   np.testing.assert_allclose(got, expected, rtol=2e-6)
 
 
 def test_uint8_and_floats_are_the_same_images():
   np.testing.assert_allclose(
-    signals.losses(denoiser(), plain(IMAGES), **OPTIONS),
-    signals.losses(denoiser(), IMAGES, **OPTIONS),
+    losses(denoiser(), plain(IMAGES), **OPTIONS),
+    losses(denoiser(), IMAGES, **OPTIONS),
     rtol=1e-5,
   )
 
@@ -85,8 +95,8 @@ def test_a_host_model_gives_the_same():
     return linear_eps(np.asarray(x_t), np.asarray(t), cond)
 
   np.testing.assert_allclose(
-    signals.losses(denoiser(on_host, traceable=False), IMAGES, **OPTIONS),
-    signals.losses(denoiser(), IMAGES, **OPTIONS),
+    losses(denoiser(on_host, traceable=False), IMAGES, **OPTIONS),
+    losses(denoiser(), IMAGES, **OPTIONS),
     rtol=1e-5,
   )
 
@@ -105,16 +115,14 @@ def test_finished_blocks_are_not_computed_again(tmp_path):
   calls = []
   path = tmp_path / "losses"
   with pytest.raises(KeyboardInterrupt):
-    signals.losses(counting(calls), IMAGES, path=path, **OPTIONS)
+    losses(counting(calls), IMAGES, path=path, **OPTIONS)
   assert store.open(path).written() == [0]
-  got = signals.losses(counting(calls), IMAGES, path=path, **OPTIONS)
+  got = losses(counting(calls), IMAGES, path=path, **OPTIONS)
   assert len(calls) == 8 + 2 * 6  # two of three blocks, 6 calls each
-  calm = signals.losses(
-    denoiser(linear_eps, traceable=False), IMAGES, **OPTIONS
-  )
+  calm = losses(denoiser(linear_eps, traceable=False), IMAGES, **OPTIONS)
   np.testing.assert_array_equal(got, calm)
-  np.testing.assert_array_equal(store.open(path)[:], calm)
-  signals.losses(counting(calls), IMAGES, path=path, **OPTIONS)
+  np.testing.assert_array_equal(store.open(path)[:][..., 0], calm)
+  losses(counting(calls), IMAGES, path=path, **OPTIONS)
   assert len(calls) == 20
 
 
@@ -130,9 +138,9 @@ def test_a_loss_that_is_not_finite_names_its_images(tmp_path):
   images[[6, 9]] = 1.0
   ids = np.arange(11) * 10
   with pytest.raises(
-    FloatingPointError, match=r"loss of 1 images .* t = 300 \(ids 60\)"
+    FloatingPointError, match=r"losses of 1 images at t = 300 \(ids 60\)"
   ) as error:
-    signals.losses(wild, images, ids=ids, path=tmp_path / "losses", **OPTIONS)
+    losses(wild, images, ids=ids, path=tmp_path / "losses", **OPTIONS)
   assert "\n" not in str(error.value)
   assert store.open(tmp_path / "losses").written() == [0]
 
@@ -142,14 +150,14 @@ def test_labels_reach_the_model():
   labels = np.arange(11) % 2
   model = finite_set(pixels, SCHEDULE, labels=labels)
   options = {**OPTIONS, "t": (300,)}
-  right = signals.losses(model, IMAGES, cond=labels, **options)
-  wrong = signals.losses(model, IMAGES, cond=1 - labels, **options)
-  none = signals.losses(model, IMAGES, **options)
+  right = losses(model, IMAGES, cond=labels, **options)
+  wrong = losses(model, IMAGES, cond=1 - labels, **options)
+  none = losses(model, IMAGES, **options)
   assert right.mean() < none.mean() + 1e-3 < wrong.mean()
   with pytest.raises(ValueError, match=r"labels run from 0 to 5.* 0..1"):
-    signals.losses(model, IMAGES, cond=np.arange(11) % 6, **options)
+    losses(model, IMAGES, cond=np.arange(11) % 6, **options)
   with pytest.raises(ValueError, match="2 labels for 11 images"):
-    signals.losses(model, IMAGES, cond=labels[:2], **options)
+    losses(model, IMAGES, cond=labels[:2], **options)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +173,7 @@ def test_labels_reach_the_model():
 )
 def test_images_that_the_model_cannot_take(images, message):
   with pytest.raises(ValueError, match=message):
-    inspect.unwrap(signals.losses)(denoiser(), images, **OPTIONS)
+    losses(denoiser(), images, **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -180,4 +188,4 @@ def test_images_that_the_model_cannot_take(images, message):
 )
 def test_nothing_to_compute(change, message):
   with pytest.raises(ValueError, match=message):
-    signals.losses(denoiser(), IMAGES, **OPTIONS | change)
+    losses(denoiser(), IMAGES, **OPTIONS | change)
