@@ -39,6 +39,30 @@ def path(p: str | os.PathLike) -> epath.Path:
   return epath.Path(p).expanduser()
 
 
+def of(root: str | os.PathLike, data: Mapping[str, Any]) -> epath.Path:
+  """The workdir of the model that the config section `data` is about.
+
+  That of shadow model i (data.split.shadow=i) is <root>/shadows/<i>, in
+  which every stage finds its folders as elsewhere; other models have `root`.
+  A root that is the shadow's own folder already is returned as it is.
+
+  Raises:
+    ValueError: the root is the folder of another shadow.
+  """
+  root = path(root)
+  shadow = data.get("split", {}).get("shadow")  # given data have no split
+  if shadow is None:
+    return root
+  if root.parent.name == "shadows" and root.name.isdigit():
+    if root.name == str(shadow):
+      return root
+    raise ValueError(
+      f"--workdir={root} is that of shadow {root.name}, the config is of "
+      f"shadow {shadow}: give {root.parent.parent}"
+    )
+  return root / "shadows" / str(shadow)
+
+
 def is_local(p: str | os.PathLike) -> bool:
   """Whether the path lies on this machine's file system."""
   return "://" not in os.fspath(p)

@@ -123,3 +123,17 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     _finish(tmp_path)
   with pytest.raises(ValueError, match="is not the record of a stage"):
     workdir.require(tmp_path, "train")
+
+
+def test_a_shadow_works_in_a_folder_of_its_own(tmp_path):
+  def of(root, shadow):
+    return workdir.of(root, {"split": {"shadow": shadow}})
+
+  assert of(tmp_path, None) == workdir.path(tmp_path)
+  assert workdir.of(tmp_path, {"path": None}) == workdir.path(tmp_path)
+  own = of(tmp_path, 3)
+  assert own == workdir.path(tmp_path) / "shadows" / "3"
+  assert of(own, 3) == own
+  assert of(own, None) == own
+  with pytest.raises(ValueError, match=r"that of shadow 3.*shadow 4: give "):
+    of(own, 4)

@@ -68,6 +68,11 @@ class Split:
     return np.repeat(self.members, self.copies)
 
   @property
+  def shadow(self) -> int | None:
+    """Of which shadow model this is the split; None of the main one."""
+    return self.info.get("shadow")
+
+  @property
   def digest(self) -> str:
     """sha256 of all the arrays."""
     shadows = np.zeros((0, 0), bool) if self.shadows is None else self.shadows
@@ -97,8 +102,6 @@ def random(
   for key, size in sizes.items():
     if size is None or size < 0:
       raise ValueError(f"{key}={size}: the random split needs a number")
-  if not members:
-    raise ValueError("members=0: a model needs images to train on")
   if path is not None:
     raise ValueError(f"path={path}: the random split reads no file")
   first = duplicate_of(dataset.images)
@@ -132,6 +135,7 @@ def split(
   calibration: int | None,
   planted: Sequence[Sequence[int]] = (),
   shadows: int = 0,
+  shadow: int | None = None,
   path: str | os.PathLike | None = None,
 ) -> Split:
   """Draws a split.
@@ -140,12 +144,14 @@ def split(
     dataset: what to split.
     seed: decides everything; 0 or more.
     name: "random", or a published split ("secmi-cifar10").
-    members: how many; None takes what a published split gives.
+    members: how many; None takes what a published split gives, 0 leaves
+      shadow models alone, which share the held-out images.
     held_out: how many; None likewise.
     calibration: how many; None likewise.
     planted: pairs (copies, how many members stand in training that often).
     shadows: how many shadow models, even; each trains on a random half of
       members and held_out, the next one on the other half.
+    shadow: of which of them the split is wanted; None for the main model.
     path: the file of a published split.
 
   Raises:
@@ -164,6 +170,11 @@ def split(
     calibration=calibration,
     path=path,
   )
+  if not len(inside) and not shadows:
+    raise ValueError(
+      "members=0: a model needs images to train on; if there is to be none "
+      "but shadow models, set shadows"
+    )
   pool = np.sort(np.concatenate([inside, outside]))
   drawn = Split(
     members=inside,
@@ -176,8 +187,36 @@ def split(
   counts = {key: len(getattr(drawn, key)) for key in SETS}
   pairs = [list(map(int, pair)) for pair in planted]
   made = {"name": name, "seed": seed, **counts, "planted": pairs}
-  info = {**made, "shadows": shadows, **info, "sha256": drawn.digest}
-  return dataclasses.replace(drawn, info=info)
+  made |= {"shadows": shadows, "shadow": None}
+  info = {**made, **info, "sha256": drawn.digest}
+  drawn = dataclasses.replace(drawn, info=info)
+  return drawn if shadow is None else of_shadow(drawn, shadow)
+
+
+def of_shadow(split: Split, shadow: int) -> Split:
+  """The split of one shadow model: its half of the pool against the rest.
+
+  Nothing is planted; calibration, pool and masks stay.
+
+  Raises:
+    ValueError: there is no such shadow.
+  """
+  count = 0 if split.shadows is None else len(split.shadows)
+  if split.shadows is None or not 0 <= shadow < count:
+    raise ValueError(
+      f"shadow={shadow}: the split has {count} shadows"
+      + (f", 0 to {count - 1}" if count else ": set shadows, an even number")
+    )
+  mask = split.shadows[shadow]
+  made = dataclasses.replace(
+    split,
+    members=split.pool[mask],
+    held_out=split.pool[~mask],
+    copies=np.ones(mask.sum(), np.int64),
+  )
+  counts = {key: len(getattr(made, key)) for key in SETS}
+  what = {**counts, "planted": [], "shadow": shadow, "sha256": made.digest}
+  return dataclasses.replace(made, info={**split.info, **what})
 
 
 def plant(
@@ -210,6 +249,8 @@ def halves(pool: int, shadows: int, seed: int) -> Bool[np.ndarray, "s pool"]:
     raise ValueError(
       f"shadows={shadows}: expected an even number, they come in pairs"
     )
+  if pool < 2:
+    raise ValueError(f"a pool of {pool} images has no two halves for shadows")
   masks = np.zeros((shadows, pool), bool)
   for pair in range(shadows // 2):
     order = permutation(pool, seed, "shadows", pair)

@@ -36,3 +36,8 @@ def coins(
 ) -> UInt64[np.ndarray, " b"]:
   """Fair coins, 0 or 1."""
   return words(count, seed, name, *ints) >> np.uint64(63)
+
+
+def derived(seed: int, name: str, *ints: int) -> int:
+  """A seed of its own for a named part of an experiment."""
+  return int(words(1, seed, name, *ints)[0])

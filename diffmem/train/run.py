@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train stage: a source and a config -> weights, metrics, previews."""
 
+import dataclasses
 import functools
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 import diffmem.data
 import diffmem.models
 from diffmem import checkpoint, keys, mesh, workdir
+from diffmem.data import streams
 from diffmem.denoiser import trained
 from diffmem.diffusion import schedules
 from diffmem.train import loop, state, step, tensorboard
@@ -22,6 +25,53 @@ _log = logging.getLogger(__name__)
 
 # (parameters -> denoiser, folder) -> (step, parameters) -> None
 Preview = Callable[..., Callable[[int, Any], None]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+  """What trains a network, compiled at its first use, for any number of models.
+
+  Attributes:
+    model: the network.
+    tx: the optimiser.
+    init: key -> a fresh state on its devices.
+    step: (state, batch, key) -> (state, metrics).
+  """
+
+  model: diffmem.models.Model
+  tx: optax.GradientTransformation
+  init: Callable
+  step: Callable
+
+
+def program(
+  shape: Sequence[int], *, models: dict, diffusion: dict, train: dict
+) -> Program:
+  """The program of these config sections for images of shape [h w c]."""
+  _check(train)
+  model = trained.network(shape, models, diffusion)
+  rate = state.learning_rate(
+    lr=train["lr"],
+    warmup=train["warmup"],
+    steps=train["steps"],
+    decay=train["decay"],
+  )
+  tx = state.optimizer(rate, clip=train["clip"])
+  step_fn = step.create(
+    model,
+    schedules.create(**diffusion["schedule"]),
+    tx,
+    rate,
+    prediction=diffusion["prediction"],
+    loss=diffusion["loss"],
+    ema=train["ema"],
+    label_dropout=train["label_dropout"],
+  )
+  init = jax.jit(
+    functools.partial(state.init, model.init, tx),
+    out_shardings=mesh.replicated(mesh.data_mesh()),
+  )
+  return Program(model, tx, init, step_fn)
 
 
 def run(
@@ -33,15 +83,20 @@ def run(
   diffusion: dict,
   train: dict,
   preview: Preview | None = None,
+  shared: Program | None = None,
   progress: bool = True,
 ) -> None:
-  """Trains, or goes on training, and writes <root>/data and <root>/train.
+  """Trains, or goes on training, and writes data/ and train/.
+
+  They lie in `root`, or for data.split.shadow=i in <root>/shadows/<i>; the
+  shadow's weights, batches and noise follow from (seed, "shadow", i).
 
   Args:
     root: the workdir.
     seed: of the split, the weights, the batches and the noise.
     data, models, diffusion, train: the config sections, as plain dicts.
     preview: makes the hook that draws samples while training.
+    shared: the program of these sections, where several models are trained.
     progress: show the rate and the time left.
 
   Raises:
@@ -49,9 +104,7 @@ def run(
     FloatingPointError: the loss is not finite; names the step.
   """
   _check(train)
-  dataset, split = diffmem.data.prepare(
-    workdir.path(root) / "data", seed=seed, **data
-  )
+  folder, dataset, split = _prepare(root, seed, data)
   config = {
     "seed": seed,
     "data": data,
@@ -61,23 +114,43 @@ def run(
   }
   shape = dataset.images.shape[1:]
   inputs = {"dataset": dataset.info["sha256"], "split": split.digest}
-  model = trained.network(shape, models, diffusion)
-  _check_labels(model, dataset)
+  if shared is None:
+    shared = program(shape, models=models, diffusion=diffusion, train=train)
+  _check_labels(shared.model, dataset)
   # Four trees of float32 a checkpoint: weights, EMA, two moments; two are
   # kept while a third is written.
-  size = diffmem.models.count(jax.eval_shape(model.init, keys.root(seed)))
+  size = diffmem.models.count(
+    jax.eval_shape(shared.model.init, keys.root(seed))
+  )
   with workdir.stage(
-    root, "train", config=config, inputs=inputs, needs=3 * 4 * 4 * size
+    folder, "train", config=config, inputs=inputs, needs=3 * 4 * 4 * size
   ) as stage:
     if stage.finished:
       _log.info("train: finished before, kept (%s)", stage.folder)
       return
     stage.record("shape", shape)
+    stage.record("parameters", size)
     build = functools.partial(trained.build, shape, models, diffusion)
     draw = preview and preview(build, stage.folder / "previews")
-    ema = _train(stage, config, model, dataset, split, draw, progress)
+    ema = _train(stage, config, shared, dataset, split, draw, progress)
     stage.record("weights", digest(ema))
     stage.record("images", len(split.training_rows))
+
+
+def _prepare(root, seed: int, data: dict):
+  """(workdir of the model, dataset, split); all shadows share <root>/data."""
+  folder = workdir.of(root, data)
+  shadow = data["split"].get("shadow")
+  if shadow is not None:
+    whole = {**data, "split": {**data["split"], "shadow": None}}
+    diffmem.data.prepare(folder.parent.parent / "data", seed=seed, **whole)
+  dataset, split = diffmem.data.prepare(folder / "data", seed=seed, **data)
+  if not len(split.members):
+    raise ValueError(
+      "data.split.members=0: there is no model to train but the shadows; "
+      "train one with shadow=i, or all with diffmem-audit"
+    )
+  return folder, dataset, split
 
 
 def digest(params: Any) -> str:
@@ -88,42 +161,23 @@ def digest(params: Any) -> str:
   return found.hexdigest()
 
 
-def _train(stage, config, model, dataset, split, preview, progress) -> Any:
-  train = config["train"]
-  root = keys.stream(keys.root(config["seed"]), "train")
-  rate = state.learning_rate(
-    lr=train["lr"],
-    warmup=train["warmup"],
-    steps=train["steps"],
-    decay=train["decay"],
-  )
-  tx = state.optimizer(rate, clip=train["clip"])
-  first = jax.jit(
-    functools.partial(state.init, model.init, tx),
-    out_shardings=mesh.replicated(mesh.data_mesh()),
-  )(keys.stream(root, "init"))
-  stage.record("parameters", diffmem.models.count(first["params"]))
-  rows = np.searchsorted(dataset.ids, split.training_rows)
+def _train(stage, config, program, dataset, split, preview, progress) -> Any:
+  train, seed = config["train"], config["seed"]
+  root = keys.root(seed)
+  if split.shadow is not None:
+    root = keys.stream(root, "shadow", split.shadow)
+    seed = streams.derived(seed, "shadow", split.shadow)
+  root = mesh.replicate(keys.stream(root, "train"), mesh.data_mesh())
   batches = diffmem.data.Batches(
     dataset.images,
     dataset.labels,
-    rows,
+    np.searchsorted(dataset.ids, split.training_rows),
     batch=train["batch"],
-    seed=config["seed"],
+    seed=seed,
     flip=train["flip"],
   )
-  step_fn = step.create(
-    model,
-    schedules.create(**config["diffusion"]["schedule"]),
-    tx,
-    rate,
-    root,
-    prediction=config["diffusion"]["prediction"],
-    loss=config["diffusion"]["loss"],
-    ema=train["ema"],
-    label_dropout=train["label_dropout"],
-  )
-  needed = ("image", "label") if model.num_classes is not None else ("image",)
+  labelled = program.model.num_classes is not None
+  needed = ("image", "label") if labelled else ("image",)
 
   def batch_at(i: int) -> dict[str, np.ndarray]:
     batch = batches.at(i)
@@ -131,8 +185,8 @@ def _train(stage, config, model, dataset, split, preview, progress) -> Any:
 
   with checkpoint.Checkpointer(stage.folder / "checkpoints") as checkpointer:
     last = loop.loop(
-      state=first,
-      step_fn=step_fn,
+      state=program.init(keys.stream(root, "init")),
+      step_fn=lambda state, batch: program.step(state, batch, root),
       batch_at=batch_at,
       steps=train["steps"],
       checkpointer=checkpointer,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training step: draw t and eps, take the mean loss, move the weights.
 
-  t ~ U{0..T-1},  eps ~ N(0, I),  both functions of (seed, step) alone;
+  t ~ U{0..T-1},  eps ~ N(0, I),  both functions of (key, step) alone;
   g = grad of mean_b loss(x0_b, t_b, eps_b)
 
 It is jitted once and called once a step: convolution gradients inside a loop
@@ -28,20 +28,21 @@ def create(
   schedule: Schedule,
   tx: optax.GradientTransformation,
   rate: optax.Schedule,
-  key: Key[jax.Array, ""],
   *,
   prediction: str,
   loss: str,
   ema: float,
   label_dropout: float = 0.0,
-) -> Callable[[Any, dict], tuple[Any, dict[str, jax.Array]]]:
-  """The jitted step: (state, batch) -> (state, metrics); state is donated.
+) -> Callable[[Any, dict, Any], tuple[Any, dict[str, jax.Array]]]:
+  """The jitted step: (state, batch, key) -> (state, metrics).
+
+  The state is donated. The key is the root of all noise in one training: an
+  argument, so that many trainings share one compiled program.
 
   Args:
     model: the network.
     schedule: of the noise.
     tx: the optimiser; rate: its learning rate by step, for the metrics.
-    key: the root of all noise in training.
     prediction: "eps", "x0" or "v"; loss: "mse" or "hybrid".
     ema: the decay of the average.
     label_dropout: share of labels replaced by the null class, which
@@ -63,7 +64,9 @@ def create(
       loss=loss,
     ).mean()
 
-  def step(state: Any, batch: dict[str, Any]) -> tuple[Any, dict]:
+  def step(
+    state: Any, batch: dict[str, Any], key: Key[jax.Array, ""]
+  ) -> tuple[Any, dict]:
     now = keys.stream(key, "step", state["step"])
     x0, t, eps = _draw(batch["image"], now, schedule.steps)
     cond = _labels(model, batch, now, label_dropout)
@@ -90,7 +93,7 @@ def create(
   rows = mesh.sharded(mesh.data_mesh())
   return jax.jit(
     step,
-    in_shardings=(whole, rows),
+    in_shardings=(whole, rows, whole),
     out_shardings=(whole, whole),
     donate_argnums=0,
   )

@@ -124,9 +124,46 @@ def test_shadows_are_complementary_halves():
   assert split().shadows is None
 
 
+def test_the_split_of_a_shadow_is_its_half_of_the_pool():
+  whole = split(shadows=4, planted=((5, 3),))
+  digests = {whole.digest}
+  for i in range(4):
+    found = split(shadows=4, planted=((5, 3),), shadow=i)
+    np.testing.assert_array_equal(found.members, whole.pool[whole.shadows[i]])
+    np.testing.assert_array_equal(found.held_out, whole.pool[~whole.shadows[i]])
+    np.testing.assert_array_equal(found.copies, np.ones(len(found.members)))
+    for name in ("calibration", "pool", "shadows"):
+      np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+    assert found.shadow == found.info["shadow"] == i
+    assert found.info["members"] == len(found.members)
+    assert found.info["planted"] == []
+    assert found.info["sha256"] == found.digest
+    assert found.digest == splits.of_shadow(whole, i).digest
+    digests.add(found.digest)
+  assert len(digests) == 5
+  assert whole.shadow is None
+  assert "shadow" in whole.info
+
+
+def test_without_members_the_shadows_share_the_held_out_images():
+  found = split(members=0, held_out=31, shadows=2)
+  assert not len(found.members)
+  assert not len(found.training_rows)
+  np.testing.assert_array_equal(found.pool, found.held_out)
+  sizes = [
+    len(split(members=0, held_out=31, shadows=2, shadow=i).members)
+    for i in (0, 1)
+  ]
+  assert sizes == [15, 16]
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [
+    ({"shadow": 0}, "shadow=0: the split has 0 shadows: set shadows, an even"),
+    ({"shadows": 4, "shadow": 4}, "shadow=4: the split has 4 shadows, 0 to 3"),
+    ({"shadows": 4, "shadow": -1}, "shadow=-1: the split has 4 shadows"),
+    ({"members": 0, "held_out": 1, "shadows": 2}, "a pool of 1 images"),
     ({"planted": ((5, 12), (2, 9))}, "asks for 21 members .* only 20: plant"),
     ({"planted": ((0, 3),)}, r"planted=\(0, 3\): expected \(copies >= 1"),
     ({"planted": ((5, 3, 1),)}, r"planted=\(5, 3, 1\)"),

@@ -28,7 +28,6 @@ def test_the_train_step_lowers_for_tpu():
     schedules.linear(10),
     tx,
     rate,
-    keys.root(1),
     prediction="eps",
     loss="mse",
     ema=0.9,
@@ -41,6 +40,7 @@ def test_the_train_step_lowers_for_tpu():
       "image": jax.ShapeDtypeStruct((batch, *shape), np.uint8),
       "label": jax.ShapeDtypeStruct((batch,), np.int32),
     },
+    keys.root(1),
   )
   assert exported.platforms == ("tpu",)
   assert exported.nr_devices == batch
