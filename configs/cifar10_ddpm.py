@@ -5,6 +5,7 @@
   diffmem-audit --config=configs/cifar10_ddpm.py:debug --workdir=runs/debug
   ... --config=configs/cifar10_ddpm.py:source=npz:cifar10.npz
   ... --config=configs/cifar10_ddpm.py:split=secmi-cifar10,path=FILE.npz
+  diffmem-train --config=configs/cifar10_ddpm.py:shadows=16,shadow=3 ...
 
 After section 5 of Carlini et al. 2023 (arXiv:2301.13188): an unconditional
 model trained on 25,000 images, 2^16 samples, searched for training images by
@@ -24,6 +25,10 @@ Arguments:
   split=NAME     random, or secmi-cifar10: members as published by Duan et al.
                  2023, the others half control and half calibration
   path=FILE      of the published split, CIFAR10_train_ratio0.5.npz
+  shadows=N      an even number of shadow models, for membership; each trains
+                 on its own half of members and held-out images
+  shadow=I       this run is of shadow I alone, in <workdir>/shadows/I: give
+                 each its own job, all of them the same shadows=N
 """
 
 import ml_collections
@@ -35,7 +40,14 @@ from diffmem import args
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is what follows the colon of --config."""
   given = args.parse(
-    arg, debug=False, seed=0, source="tfds:cifar10", split="random", path=None
+    arg,
+    debug=False,
+    seed=0,
+    source="tfds:cifar10",
+    split="random",
+    path=None,
+    shadows=0,
+    shadow=int,
   )
   random = given.split == "random"
   sections = dict(
@@ -52,7 +64,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         held_out=20_000 if random else placeholder(int),
         calibration=4_900 if random else placeholder(int),
         planted=(),
-        shadows=0,
+        shadows=given.shadows,
+        # None: the main model. Each shadow has a workdir in shadows/.
+        shadow=placeholder(int) if given.shadow is None else given.shadow,
         path=given.path or placeholder(str),
       ),
     ),

@@ -41,6 +41,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         calibration=599,
         planted=((50, 4), (20, 6), (10, 4), (5, 4), (2, 4)),  # copies, images
         shadows=0,
+        shadow=placeholder(int),  # none: the main model
         path=placeholder(str),
       ),
     ),

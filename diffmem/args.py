@@ -7,7 +7,8 @@
   args = parse("debug,seed=3", debug=False, seed=0)
   args.debug, args.seed   # True, 3
 
-A default gives its argument's name and type. A name alone means True.
+A default gives its argument's name and type; a type in its place stands for
+None unless given. A name alone means True.
 """
 
 import difflib
@@ -18,13 +19,14 @@ _FALSE = ("false", "0")
 
 
 def parse(
-  arg: str | None, **defaults: bool | int | float | str | None
+  arg: str | None, **defaults: bool | int | float | str | type | None
 ) -> types.SimpleNamespace:
   """Parses `name=value,flag` into a namespace with the defaults' types.
 
   Args:
     arg: what follows the colon; empty or None gives the defaults.
-    **defaults: bool, int, float or str; None stands for a str not given.
+    **defaults: bool, int, float or str; int, float, str or None (a str) for an
+      argument that is None when not given.
 
   Returns:
     A namespace with exactly the names of the defaults.
@@ -32,7 +34,10 @@ def parse(
   Raises:
     ValueError: an unknown or repeated name, or a value of another type.
   """
-  values = dict(defaults)
+  values: dict = {
+    name: None if isinstance(default, type) else default
+    for name, default in defaults.items()
+  }
   seen = set()
   for item in arg.split(",") if arg else ():
     if not item.strip():
@@ -64,7 +69,8 @@ def _value(name: str, text: str | None, default):
     if text.lower() in _FALSE:
       return False
     raise ValueError(f"config argument {name}={text!r}: expected true or false")
-  kind = str if default is None else type(default)
+  kind = default if isinstance(default, type) else type(default)
+  kind = str if default is None else kind
   if not text:
     raise ValueError(f"config argument {name!r} needs a value: {name}=...")
   try:

@@ -21,6 +21,7 @@ from diffmem.report import run as publish
 from diffmem.sample import bank, preview
 from diffmem.sample import run as generate
 from diffmem.train import run as fit
+from diffmem.train import shadows
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,9 @@ def run(
 ) -> dict[str, Any]:
   """Runs the stages whose sections are given, in order.
 
-  With `train` a model of our own is trained on `data`. Without it, images or
+  With `train` a model of our own is trained on `data`, and its shadow models;
+  data.split.members=0 leaves these alone, and nothing is sampled. One shadow
+  (data.split.shadow=i) is audited in <root>/shadows/<i>. Without it, images or
   a model from outside are audited: `sample` says where they are, and `data`
   holds the training images, where anybody has them (`data.path`).
 
@@ -61,6 +64,7 @@ def run(
     ValueError, OSError: bad input, before anything is computed.
   """
   start = time.monotonic()
+  root = workdir.of(root, data or {})
   known = train is not None
   if train is not None:
     fit_model(
@@ -73,6 +77,8 @@ def run(
       sample=sample,
       progress=progress,
     )
+    if not workdir.path(root).joinpath("train").exists():
+      sample = None  # there is no model but the shadows
   elif data is not None and data["path"] is not None:
     diffmem.data.prepare_given(workdir.path(root) / "data", seed=seed, **data)
     known = True
@@ -91,11 +97,27 @@ def run(
 
 
 def fit_model(
-  root: str | os.PathLike, *, seed: int, train: dict, sample: dict, **rest: Any
+  root: str | os.PathLike,
+  *,
+  seed: int,
+  data: dict,
+  train: dict,
+  sample: dict | None,
+  **rest: Any,
 ) -> None:
-  """The train stage with pictures of what the model draws."""
-  hook = preview.hook(seed=seed, sample=sample, count=train["preview"])
-  fit.run(root, seed=seed, train=train, preview=hook, **rest)
+  """The train stage: the model, with pictures of what it draws, and shadows.
+
+  A split without members has no model but the shadows; data.split.shadow=i
+  trains that one alone.
+  """
+  sections = dict(seed=seed, data=data, train=train, **rest)
+  split, hook = data["split"], None
+  if sample is not None:
+    hook = preview.hook(seed=seed, sample=sample, count=train["preview"])
+  if split["members"] != 0 or split["shadow"] is not None:
+    fit.run(root, preview=hook, **sections)
+  if split["shadows"] and split["shadow"] is None:
+    shadows.run(root, **sections)
 
 
 def find_neighbours(

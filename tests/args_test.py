@@ -22,6 +22,15 @@ def test_types_come_from_the_defaults():
   assert type(given.lr) is float
 
 
+def test_a_type_stands_for_none_unless_given():
+  assert args.parse("", shadow=int, rate=float).shadow is None
+  given = args.parse("shadow=3,rate=2", shadow=int, rate=float)
+  assert (given.shadow, given.rate) == (3, 2.0)
+  assert (type(given.shadow), type(given.rate)) == (int, float)
+  with pytest.raises(ValueError, match=r"shadow='x': expected a whole number"):
+    args.parse("shadow=x", shadow=int)
+
+
 @pytest.mark.parametrize(
   ("text", "value"), [("true", True), ("1", True), ("0", False), ("False", 0)]
 )

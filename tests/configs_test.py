@@ -22,11 +22,24 @@ CONFIGS = {
     "source=npz:/data/cifar10.npz",
     "split=secmi-cifar10,path=/data/split.npz",
     "debug,source=folder:/data/cifar10",
+    "shadows=16",
+    "debug,shadows=4,shadow=3",
   ],
 }
 ALL = [(name, arg) for name, args in CONFIGS.items() for arg in args]
 # Of images from outside: nothing is trained.
 OUTSIDE = {"folder.py": ["", "debug", "seed=3"]}
+# Shadow models and nothing else: no model to sample from.
+SHADOWS = {
+  "digits_membership.py": [
+    "",
+    "debug",
+    "seed=3",
+    "shadows=16,steps=8000",
+    "debug,shadow=3",
+  ],
+}
+TRAINED = ALL + [(name, arg) for name, args in SHADOWS.items() for arg in args]
 SECTIONS = {
   "seed",
   "data",
@@ -62,7 +75,7 @@ def accepts(function, section, given=()):
 
 def test_every_config_is_listed(root):
   files = {p.name for p in (root / "configs").glob("*.py")} - {"__init__.py"}
-  assert files == set(CONFIGS) | set(OUTSIDE)
+  assert files == set(CONFIGS) | set(OUTSIDE) | set(SHADOWS)
 
 
 @pytest.mark.parametrize(
@@ -78,14 +91,16 @@ def test_outside_configs(root, name, arg):
   assert config.extraction.neighbours < config.distances.k
 
 
-@pytest.mark.parametrize(("name", "arg"), ALL)
+@pytest.mark.parametrize(("name", "arg"), TRAINED)
 def test_builds_locked_with_every_section(root, name, arg):
   config = load(root, name, arg)
-  assert set(config) == SECTIONS
+  sampling = {"sample", "distances", "extraction"}
+  expected = SECTIONS - sampling if name in SHADOWS else SECTIONS
+  assert set(config) == expected
   assert config.is_locked
   with pytest.raises(AttributeError):
     config.nonesuch = 1
-  for section in SECTIONS - {"seed"}:
+  for section in expected - {"seed"}:
     assert config[section].is_locked
     with pytest.raises(AttributeError):
       config[section].nonesuch = 1
@@ -93,19 +108,21 @@ def test_builds_locked_with_every_section(root, name, arg):
     assert config.seed == 3
 
 
-@pytest.mark.parametrize(("name", "arg"), ALL)
+@pytest.mark.parametrize(("name", "arg"), TRAINED)
 def test_sections_are_arguments(root, name, arg):
   config = load(root, name, arg).to_dict()
+  accepts(diffmem.audit.run, config)
   accepts(data.prepare, config["data"], given=("seed",))
   accepts(splits.split, config["data"]["split"], given=("seed",))
   assert config["data"]["split"]["name"] in splits.SPLITS
-  accepts(steppers.create, dict(eta=config["sample"]["eta"]))
-  assert config["sample"]["stepper"] in steppers.STEPPERS
+  if "sample" in config:
+    accepts(steppers.create, dict(eta=config["sample"]["eta"]))
+    assert config["sample"]["stepper"] in steppers.STEPPERS
   assert config["diffusion"]["loss"] in losses.LOSSES
   schedules.create(**config["diffusion"]["schedule"])
 
 
-@pytest.mark.parametrize(("name", "arg"), ALL)
+@pytest.mark.parametrize(("name", "arg"), TRAINED)
 def test_every_knob_of_the_model_is_in_the_config(root, name, arg):
   config = load(root, name, arg).to_dict()["models"]
   network = models.MODELS[config["name"]]
@@ -113,11 +130,15 @@ def test_every_knob_of_the_model_is_in_the_config(root, name, arg):
   assert set(config) == knobs | {"name", "num_classes", "dtype"}
 
 
-@pytest.mark.parametrize("arg", CONFIGS["digits.py"])
-def test_debug_does_all_of_the_same(root, arg):
+@pytest.mark.parametrize(
+  ("name", "arg"),
+  [(n, a) for n, a in TRAINED if n != "cifar10_ddpm.py" and "shadow=" not in a],
+)
+def test_debug_does_all_of_the_same(root, name, arg):
   """A debug config differs in sizes alone: same keys, same kinds of value."""
-  full, config = load(root, "digits.py"), load(root, "digits.py", arg)
-  for section in SECTIONS - {"seed"}:
+  full, config = load(root, name), load(root, name, arg)
+  assert set(full) == set(config)
+  for section in set(full) - {"seed"}:
     assert set(full[section]) == set(config[section])
     for key in full[section]:
       assert type(full[section][key]) is type(config[section][key]), key
@@ -153,11 +174,21 @@ def test_the_cifar10_network_has_the_published_size(root):
   assert models.count(shapes) == 35_746_307
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *OUTSIDE])
+@pytest.mark.parametrize("name", [*CONFIGS, *OUTSIDE, *SHADOWS])
 @pytest.mark.parametrize("arg", ["debgu", "seed=x", "seed"])
 def test_arguments_are_strict(root, name, arg):
   with pytest.raises(ValueError, match="config argument"):
     load(root, name, arg)
+
+
+def test_shadow_arguments_reach_the_split(root):
+  for name in ("cifar10_ddpm.py", *SHADOWS):
+    split = load(root, name, "shadows=6,shadow=5").data.split
+    assert (split.shadows, split.shadow) == (6, 5)
+    assert load(root, name).data.split.shadow is None
+  split = load(root, "digits_membership.py").data.split
+  assert split.members == 0
+  assert split.shadows >= 8
 
 
 def test_neighbours_fit_the_search(root):

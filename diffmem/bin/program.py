@@ -215,8 +215,16 @@ def _run(main: Callable[[dict, str], None]) -> int:
     # Libraries log the tracebacks of errors that they also raise.
     absl_logging.set_verbosity(absl_logging.FATAL)
   _cache_compilations()
-  main(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir)
+  config = flags.FLAGS.config.to_dict()
+  main(config, _folder(config, flags.FLAGS.workdir))
   return 0
+
+
+def _folder(config: dict, workdir: str) -> str:
+  """Where stages work: the workdir, or in it the folder of a shadow model."""
+  from diffmem import workdir as folders
+
+  return os.fspath(folders.of(workdir, config.get("data", {})))
 
 
 def _cache_compilations() -> None:

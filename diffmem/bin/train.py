@@ -2,7 +2,9 @@
 """Trains a diffusion model on a split of the data.
 
 Reads the source; writes <workdir>/data and <workdir>/train. The same command
-goes on from the last checkpoint.
+goes on from the last checkpoint. With shadow models (data.split.shadows) all
+are trained in turn; data.split.shadow=I trains that one alone, in
+<workdir>/shadows/I.
 """
 
 from diffmem.bin import program
@@ -19,7 +21,7 @@ def main(config: dict, workdir: str) -> None:
     models=config["models"],
     diffusion=config["diffusion"],
     train=config["train"],
-    sample=config["sample"],
+    sample=config.get("sample"),  # pictures while training, if there is one
   )
 
 
