@@ -247,12 +247,12 @@ def _meta(config, inputs) -> dict:
 def _compare(folder, old: dict, new: dict, replace: bool) -> bool:
   """True if made alike; False if it may be replaced; else an error."""
   for part in ("config", "inputs"):
-    difference = _difference(old[part], new[part])
-    if difference is None:
+    found = difference(old[part], new[part])
+    if found is None:
       continue
     if replace:
       return False
-    key, was, now = difference
+    key, was, now = found
     what = key if part == "config" else f"its input {key!r}"
     raise ValueError(
       f"{folder} was made with {what} = {was!r}, this run has {now!r}; use "
@@ -261,10 +261,13 @@ def _compare(folder, old: dict, new: dict, replace: bool) -> bool:
   return True
 
 
-def _difference(old, new, prefix="") -> tuple[str, Any, Any] | None:
+def difference(
+  old: Any, new: Any, prefix: str = ""
+) -> tuple[str, Any, Any] | None:
+  """The first key that differs, dotted, with both values; None if none does."""
   if isinstance(old, dict) and isinstance(new, dict):
     for key in [*old, *(k for k in new if k not in old)]:
-      found = _difference(
+      found = difference(
         old.get(key, "(absent)"), new.get(key, "(absent)"), f"{prefix}{key}."
       )
       if found is not None:
