@@ -119,13 +119,13 @@ def check_losses(name: str, losses: Float[AnyArray, "..."]) -> None:
   bad = int(np.count_nonzero(~np.isfinite(losses)))
   if bad:
     raise ValueError(
-      f"{bad} of {losses.size} {name} losses are NaN or infinite: expected "
+      f"{bad} of {losses.size} {name} values are NaN or infinite: expected "
       "finite ones, look at the weights"
     )
   if losses.size > 1 and losses.min() == losses.max():
     raise ValueError(
-      f"all {losses.size} {name} losses are {losses.flat[0]:g}: constant "
-      "losses tell nothing, look at the weights"
+      f"all {losses.size} {name} values are {losses.flat[0]:g}: constants "
+      "tell nothing, look at the weights"
     )
 
 

@@ -14,7 +14,7 @@ from sklearn import datasets
 from diffmem import arrays, stats
 from diffmem.denoiser import finite_set
 from diffmem.diffusion import schedules
-from diffmem.membership import lira, matrices, signals
+from diffmem.membership import lira, loss, matrices, signals
 
 RNG = np.random.default_rng(0)
 S, N = 8, 20
@@ -143,12 +143,14 @@ def memorized():
     masks[j + 1] = ~masks[j]
   plain = np.asarray(arrays.from_uint8(images))
   losses = [
-    signals.losses(
+    signals.compute(
       finite_set(plain[mask], schedules.linear()),
       images,
+      loss.SIGNAL,
       t=(100,),
       draws=2,
       seed=0,
+      augment=("identity",),
       progress=False,
     )[:, 0]
     for mask in masks
@@ -207,10 +209,10 @@ def test_bad_input():
   masks[:, 4] = True
   masks[:, 5] = False
   cases = (
-    ((TARGET, bad, MASKS), {}, "8 of 1280 shadow losses are NaN"),
-    ((TARGET * np.inf, LOSSES, MASKS), {}, "160 of 160 target losses are NaN"),
-    ((TARGET * 0, LOSSES, MASKS), {}, "all 160 target losses are 0: constant"),
-    ((TARGET, LOSSES * 0 + 2, MASKS), {}, "all 1280 shadow losses are 2"),
+    ((TARGET, bad, MASKS), {}, "8 of 1280 shadow values are NaN"),
+    ((TARGET * np.inf, LOSSES, MASKS), {}, "160 of 160 target values are NaN"),
+    ((TARGET * 0, LOSSES, MASKS), {}, "all 160 target values are 0: constant"),
+    ((TARGET, LOSSES * 0 + 2, MASKS), {}, "all 1280 shadow values are 2"),
     ((TARGET, LOSSES, masks), {}, "1 of 20 images are IN fewer than 1 of"),
     ((TARGET, LOSSES, masks), {"variant": "offline"}, "are OUT fewer than 1"),
     ((TARGET[:9], LOSSES, MASKS), {}, r"target have shape \(9, 4, 2\)"),

@@ -10,7 +10,7 @@ from sklearn import datasets
 from diffmem import arrays, stats
 from diffmem.denoiser import finite_set
 from diffmem.diffusion import schedules
-from diffmem.membership import matrices, rmia, signals
+from diffmem.membership import loss, matrices, rmia, signals
 
 RNG = np.random.default_rng(0)
 S, N, Z = 6, 12, 9
@@ -145,12 +145,14 @@ def test_models_that_memorized_all_betray_their_members():
   plain = np.asarray(arrays.from_uint8(images))
   losses = np.stack(
     [
-      signals.losses(
+      signals.compute(
         finite_set(plain[:60][mask], schedules.linear()),
         images,
+        loss.SIGNAL,
         t=(100,),
         draws=2,
         seed=0,
+        augment=("identity",),
         progress=False,
       )[:, 0]
       for mask in masks
@@ -194,7 +196,7 @@ def test_bad_options(options, message):
 def test_bad_losses():
   bad = LOSSES.copy()
   bad[0, 0] = np.nan
-  with pytest.raises(ValueError, match="1 of 72 shadow losses are NaN"):
+  with pytest.raises(ValueError, match="1 of 72 shadow values are NaN"):
     rmia.score(TARGET, bad, MASKS)
   with pytest.raises(ValueError, match="12 of 12 images are OUT fewer than 1"):
     rmia.score(TARGET, LOSSES, MASKS | True)
