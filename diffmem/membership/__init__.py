@@ -11,10 +11,29 @@ import numpy as np
 
 from diffmem.arrays import Float
 from diffmem.denoiser import Denoiser
-from diffmem.membership import loss, protocol
+from diffmem.membership import (
+  loss,
+  pfami,
+  pia,
+  protocol,
+  rediffuse,
+  secmi,
+  sima,
+)
 from diffmem.membership.protocol import Attack
 
-ATTACKS: dict[str, Attack] = {attack.name: attack for attack in (loss.ATTACK,)}
+ATTACKS: dict[str, Attack] = {
+  attack.name: attack
+  for attack in (
+    loss.ATTACK,
+    secmi.ATTACK,
+    pia.ATTACK,
+    pia.NORMALISED,
+    sima.ATTACK,
+    pfami.ATTACK,
+    rediffuse.ATTACK,
+  )
+}
 
 __all__ = ["ATTACKS", "Attack", "check_attack", "score"]
 

@@ -25,7 +25,7 @@ from diffmem.membership.protocol import Attack
 
 @jax.jit
 def _flip(images: AnyArray) -> Float[jax.Array, "b h w c"]:
-  return images[:, :, ::-1]
+  return jnp.flip(images, 2)
 
 
 AUGMENTATIONS = {"identity": lambda images: images, "flip": _flip}

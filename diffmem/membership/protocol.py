@@ -122,7 +122,8 @@ def score(
     ValueError: an option, or images, that cannot be.
     FloatingPointError: a value is not finite; names the images.
   """
-  times = (t,) if np.ndim(t) == 0 else tuple(t)
+  alone = isinstance(t, int | np.integer)
+  times = (t,) if alone else tuple(t)
   of_signal, of_scores, of_fit = attack.options(**options)
 
   def values(images: Any, cond: Any, ids: Any = None) -> Any:
@@ -150,7 +151,7 @@ def score(
   found = evaluate(
     attack, values(images, cond, ids), fitted=fitted, **of_scores
   )
-  return found[:, 0] if np.ndim(t) == 0 else found
+  return found[:, 0] if alone else found
 
 
 def check_known(is_member: AnyArray, n: int) -> Bool[np.ndarray, " n"]:

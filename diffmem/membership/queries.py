@@ -23,6 +23,7 @@ from diffmem.denoiser import Denoiser
 from diffmem.diffusion import steppers
 
 Images = Float[AnyArray, "b h w c"]
+Pixels = Float[AnyArray, "b height width channels"]
 _KEPT = 1 << 28  # bytes of noise kept on each device
 
 
@@ -59,13 +60,13 @@ class Queries:
     """The deterministic ddim hop from time t to u: `steppers.transport`."""
     return self.call(_hop, x, self.number(t), self.number(u), cond)
 
-  def encode(self, images: Images) -> Images:
+  def encode(self, images: Pixels) -> Images:
     """Images as the network sees them: latents, where it works on those."""
     if self.denoiser.encode is None:
       return images
     return self.call(_encode, images)
 
-  def decode(self, x: Images) -> Images:
+  def decode(self, x: Images) -> Pixels:
     """The way back."""
     if self.denoiser.decode is None:
       return x
@@ -98,7 +99,20 @@ def noise(
   seed: int, t: int, draw: int, shape: tuple[int, ...]
 ) -> Float[jax.Array, "..."]:
   """Draw j at time t: a function of (seed, t, j) and the shape alone."""
-  return _normal(_root(seed), t, draw, shape)
+  return normal(noise_key(seed, t, draw), shape)
+
+
+def noise_key(seed: int, t: int, draw: int) -> Key[jax.Array, ""]:
+  """The key that draw j at time t is made from."""
+  return _fold(_root(seed), t, draw)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def normal(
+  key: Key[jax.Array, ""], shape: tuple[int, ...]
+) -> Float[jax.Array, "..."]:
+  """Standard normal noise, compiled once for each shape."""
+  return jax.random.normal(key, shape)
 
 
 @functools.lru_cache(maxsize=8)
@@ -106,15 +120,13 @@ def _root(seed: int) -> Key[jax.Array, ""]:
   return keys.stream(keys.root(seed), "membership noise")
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _normal(
+@jax.jit
+def _fold(
   key: Key[jax.Array, ""],
   t: int | Int[jax.Array, ""],
   draw: int | Int[jax.Array, ""],
-  shape: tuple[int, ...],
-) -> Float[jax.Array, "..."]:
-  key = jax.random.fold_in(jax.random.fold_in(key, t), draw)
-  return jax.random.normal(key, shape)
+) -> Key[jax.Array, ""]:
+  return jax.random.fold_in(jax.random.fold_in(key, t), draw)
 
 
 class _Network:

@@ -108,29 +108,26 @@ def compute(
   if len(names) != n:
     raise ValueError(f"{len(names)} ids for {n} images: give one for each")
   batch = min(batch, n)
-  kept, out, done = None, None, set()
-  if path is None:
-    out = np.empty(shape, np.float32)
-  else:
+  kept, done = None, set()
+  if path is not None:
     kept = store.create(path, shape=shape, dtype="float32", chunk=batch)
     kept.verify()
     done = set(kept.written())
+  out = np.empty(shape if kept is None else (0,), np.float32)
   starts = [s for s in range(0, n, batch) if s // batch not in done]
+  finished = n - sum(min(batch, n - s) for s in starts)
+  run = functools.partial(signal.block, t=t, **options)
+  what = f"membership: {signal.name}"
   with Progress(
-    n,
-    what=f"membership: {signal.name}",
-    unit="images",
-    done=n - sum(min(batch, n - s) for s in starts),
-    enabled=progress,
+    n, what=what, unit="images", done=finished, enabled=progress
   ) as bar:
-    run = functools.partial(signal.block, t=t, **options)
     for start, leaves in _blocks(denoiser, images, run, starts, batch, cond):
       rows = slice(start, min(start + batch, n))
       values = _stacked(leaves, rows.stop - start, shape[1:])
       _check_finite(signal.name, values, names[rows], t)
-      if out is not None:
+      if kept is None:
         out[rows] = values
-      if kept is not None:
+      else:
         kept.write(start // batch, values)
       bar.update(len(values))
   if kept is None:
@@ -168,7 +165,7 @@ def _blocks(
       block = block[padded]
       labels = None if labels is None else labels[padded]
       block, labels = mesh.shard((block, labels), devices)
-    waiting.append((start, run(queries, _floats(block), labels)))
+    waiting.append((start, run(queries, floats(block), labels)))
     if len(waiting) > int(denoiser.traceable):
       first, leaves = waiting.pop(0)
       yield first, jax.device_get(leaves)
@@ -184,10 +181,11 @@ def _stacked(
 
 
 @jax.jit
-def _floats(images: AnyArray) -> Float[jax.Array, "b h w c"]:
+def floats(images: AnyArray) -> Float[jax.Array, "b h w c"]:
+  """Images uint8 or float as float32 in [-1, 1]."""
   if images.dtype == jnp.uint8:
     return arrays.from_uint8(images)
-  return images.astype(jnp.float32)
+  return jnp.asarray(images, jnp.float32)
 
 
 def _cond(denoiser: Denoiser, cond: Cond, n: int) -> np.ndarray | None:
@@ -272,12 +270,15 @@ def at_least_one(**counts: int) -> None:
 def _check_finite(
   what: str, block: Float[np.ndarray, "b t ..."], ids, t: Sequence[int]
 ) -> None:
-  bad = ~np.isfinite(block).reshape(len(block), len(t), -1).all(2)
+  one_of_all = block.shape[1] != len(t)  # a signal that sums over t
+  bad = ~np.isfinite(block).reshape(*block.shape[:2], -1).all(2)
   if not bad.any():
     return
   first = ids[bad.any(1)]
   names = ", ".join(map(str, first[:5])) + (", ..." if len(first) > 5 else "")
-  times = ", ".join(str(s) for i, s in enumerate(t) if bad[:, i].any())
+  times = ", ".join(
+    str(s) for i, s in enumerate(t) if one_of_all or bad[:, i].any()
+  )
   raise FloatingPointError(
     f"not finite: {what} of {len(first)} images at t = {times} (ids {names}); "
     "check the weights and the images"
