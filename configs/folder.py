@@ -4,7 +4,6 @@
   diffmem-audit --config=configs/folder.py --config.sample.path=DIR \
     --config.data.path=DIR --workdir=runs/mine
   ... --config.data.held_out=DIR        images that the model never saw
-  diffmem-audit --config=configs/folder.py:debug --workdir=runs/debug
 
 Nothing is trained and no model is needed. `sample.path` holds the generations:
 a folder, a zip or tar file, a zarr array, an npz file or tfds:NAME. `data.path`
@@ -15,8 +14,7 @@ generation is known (sub-folders, or `sample.prompts`), generations of one
 prompt are searched for images that come again and again (Carlini et al. 2023,
 arXiv:2301.13188, section 4.2).
 
-Arguments: `debug` (a small audit of scikit-learn's digits, for which it writes
-nothing but its workdir), `seed=N`.
+Arguments: `debug` (small galleries; nothing else takes long), `seed=N`.
 """
 
 import ml_collections
@@ -63,6 +61,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
-    config.data.path = config.data.held_out = "digits"
-    config.sample.path = "digits"
+    config.extraction.gallery = config.report.gallery = 8
   return config
