@@ -78,6 +78,9 @@ def test_groups_do_not_matter(monkeypatch):
   compute = signals.compute
   args = (model, np.repeat(IMAGES, 3, 0), gradients.SIGNAL)
   one = compute(*args, norms="each", **OPTIONS)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  all_at_once = compute(*args, norms="each", **OPTIONS)
+  np.testing.assert_allclose(one, all_at_once, rtol=1e-5)
   monkeypatch.setattr(gradients, "GROUP", 2 * 4 * (D * D + D + 3))
   two = compute(*args, norms="each", **OPTIONS)
   np.testing.assert_allclose(one, two, rtol=1e-5)
