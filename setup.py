@@ -20,6 +20,7 @@ STAGES = (
   "distances",
   "extraction",
   "membership",
+  "prompts",
   "report",
   "audit",
 )

@@ -23,6 +23,7 @@ STAGES = (
   "distances",
   "extraction",
   "membership",
+  "prompts",
   "report",
   "sample",
   "train",

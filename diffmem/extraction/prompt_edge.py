@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which distance makes an edge of a prompt's graph: it was never published.
+
+What matters is the share of ordinary prompts that are flagged, those that
+give many pictures of one subject and no picture again. `tightest` (module
+`prompts`) is one number s a prompt, flagged <=> s <= edge. Three rules:
+
+across    A quantile of the distances of pairs of different prompts, which are
+          no copies of a common source unless their prompts share it. A rate
+          per pair; pairs of one prompt are nearer (one subject, other seeds),
+          so that this edge alone flags ordinary prompts, the more the more
+          alike their images are. It is the most that an edge can be.
+ordinary  The default: ordinary prompts of this bank say where their own s
+          lie. With x = log s of prompts beyond the edge, mu their median and
+          sigma^2 the mean of (x - mu)^2 of those above it, which copies
+          cannot reach,
+
+            edge = exp(mu - z sigma),   z = quantile of N(0, 1) at 1 - rate,
+
+          repeated from the edge `across` downwards until nothing changes.
+          `rate` is that of ordinary prompts that are flagged, if x is
+          symmetric. It takes ORDINARY such prompts; with fewer, as where most
+          prompts are memorized, `across` is used.
+unsuspected  Prompts that somebody names: their s, by `stats.calibrate`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.stats
+
+from diffmem import stats
+from diffmem.arrays import Float, Int
+
+ORDINARY = 20  # prompts that it takes
+CHANCE = 2.0  # pairs a prompt that may be as near as those of other prompts
+PARTS = 20  # groups of prompts that are resampled
+FINE = 4096  # bins of a distance for the resampling
+RESAMPLES = 1000
+ENDS = (0.05, 0.95)
+
+
+@dataclasses.dataclass(frozen=True)
+class Across:
+  """The edge that `rate` of the pairs of different prompts is within.
+
+  value; interval: 90% when prompts are resampled; pairs, images, prompts: of
+  the sample; histogram: of its distances, in given bins.
+  """
+
+  value: float
+  interval: tuple[float, float]
+  rate: float
+  pairs: int
+  images: int
+  prompts: int
+  histogram: Int[np.ndarray, " b"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+  """value; method: "given", "across", "ordinary" or "unsuspected".
+
+  rate: what the method states (of pairs, or of prompts), None if given;
+  interval: 90%; prompts: that it rests on.
+  """
+
+  value: float
+  method: str
+  rate: float | None
+  interval: tuple[float, float]
+  prompts: int
+
+
+def pair_rate(asked: float, size: int) -> float:
+  """The rate per pair for prompts of `size` images, at most what is asked.
+
+  So that only CHANCE pairs of a prompt would be joined if they were pairs of
+  different prompts: the more images, the more cliques chance makes.
+  """
+  return min(asked, CHANCE / max(math.comb(size, 2), 1))
+
+
+def across(
+  between: Float[np.ndarray, "n n"],
+  prompts: Int[np.ndarray, " n"],
+  rate: float,
+  seed: int,
+  *,
+  bins: Float[np.ndarray, " e"],
+) -> Across:
+  """The quantile at `rate` of the distances of pairs of different prompts.
+
+  between: all distances of some images; prompts: of each. Pairs share images,
+  and images a prompt: prompts are resampled for the interval, in PARTS.
+  Raises ValueError where there is no pair.
+  """
+  i, j = np.triu_indices(len(between), 1)
+  other = prompts[i] != prompts[j]
+  i, j = i[other], j[other]
+  if not len(i):
+    raise ValueError(
+      "there are no pairs of different prompts to calibrate the edge on: give "
+      "prompts.edge (studies of large images took 0.1 to 0.15)"
+    )
+  values = between[i, j]
+  names, number = np.unique(prompts, return_inverse=True)
+  rng = np.random.default_rng(seed)
+  parts = min(PARTS, len(names))
+  part = rng.permutation(len(names))[number] % parts
+  fine = np.minimum((values * FINE).astype(np.int64), FINE - 1)
+  cell = (part[i] * parts + part[j]) * FINE + fine
+  counts = np.bincount(cell, minlength=parts * parts * FINE)
+  ends = _resampled(counts.reshape(parts, parts, FINE), rate, rng)
+  value = float(np.quantile(values, rate, method="inverted_cdf"))
+  return Across(
+    value=value,
+    interval=(min(ends[0], value), max(ends[1], value)),
+    rate=float(rate),
+    pairs=len(values),
+    images=len(between),
+    prompts=len(names),
+    histogram=np.histogram(values, bins)[0].astype(np.int64),
+  )
+
+
+def _resampled(
+  counts: Int[np.ndarray, "g g f"], rate: float, rng: np.random.Generator
+) -> tuple[float, float]:
+  """90% of the quantile when the parts are drawn again."""
+  parts = len(counts)
+  found = []
+  for _ in range(200):
+    weight = np.bincount(rng.integers(parts, size=parts), minlength=parts)
+    drawn = np.einsum("a,b,abf->f", weight, weight, counts)
+    total = drawn.sum()
+    if total:
+      first = np.searchsorted(np.cumsum(drawn), rate * total)
+      found.append((min(int(first), FINE - 1) + 0.5) / FINE)
+  low, high = np.quantile(found, ENDS) if found else (0.0, 1.0)
+  return float(low), float(high)
+
+
+def choose(
+  top: Across,
+  tightest: Float[np.ndarray, " p"],
+  unsuspected: Float[np.ndarray, " u"] | None,
+  *,
+  rate: float,
+  seed: int,
+) -> Edge:
+  """The edge.
+
+  top: the rule `across`; tightest: of all prompts with enough images;
+  unsuspected: of those that somebody named, or None; rate: of ordinary
+  prompts that may be flagged. Raises ValueError where unsuspected prompts
+  are none.
+  """
+  if unsuspected is not None:
+    return _unsuspected(top.value, unsuspected, rate, seed)
+  value, count = ordinary(tightest, top.value, rate)
+  if count < ORDINARY:
+    return Edge(top.value, "across", top.rate, top.interval, top.prompts)
+  rng = np.random.default_rng(seed)
+  drawn = [
+    ordinary(rng.choice(tightest, len(tightest)), top.value, rate)[0]
+    for _ in range(RESAMPLES)
+  ]
+  low, high = (float(q) for q in np.quantile(drawn, ENDS))
+  ends = min(low, value), max(high, value)
+  return Edge(value, "ordinary", float(rate), ends, count)
+
+
+def ordinary(
+  tightest: Float[np.ndarray, " p"], top: float, rate: float
+) -> tuple[float, int]:
+  """(edge, ordinary prompts it rests on); `top` where there are too few."""
+  z = float(scipy.stats.norm.isf(rate))
+  edge, x = top, np.log(np.maximum(tightest[np.isfinite(tightest)], 1e-12))
+  while True:
+    beyond = x[x > math.log(edge)]
+    if len(beyond) < ORDINARY:
+      return edge, len(beyond)
+    middle = np.median(beyond)
+    above = beyond[beyond >= middle]
+    sigma = math.sqrt(np.mean((above - middle) ** 2))
+    lower = min(edge, math.exp(middle - z * sigma))
+    if lower == edge:
+      return edge, len(beyond)
+    edge = lower
+
+
+def _unsuspected(
+  top: float, values: Float[np.ndarray, " u"], rate: float, seed: int
+) -> Edge:
+  alike = int(np.count_nonzero(values == 0))
+  if alike > rate * len(values):
+    raise ValueError(
+      f"{alike} of {len(values)} unsuspected prompts give identical images "
+      "again and again: take them off prompts.unsuspected"
+    )
+  found = stats.calibrate(values, rate, seed, cap=top)
+  return Edge(
+    found.delta, "unsuspected", found.rate, found.interval, found.searched
+  )
+
+
+def split(
+  prompts: Sequence[int], seed: int
+) -> tuple[Int[np.ndarray, " u"], Int[np.ndarray, " v"]]:
+  """Unsuspected prompts in two: to calibrate on (the larger), to report on."""
+  order = np.random.default_rng(seed).permutation(np.sort(prompts))
+  half = (len(order) + 1) // 2
+  return np.sort(order[:half]), np.sort(order[half:])

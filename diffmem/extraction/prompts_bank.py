@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a bank prompt by prompt, in memory that does not grow with it.
+
+The images of a prompt may lie anywhere in the bank. Prompts are taken in
+groups (GROUP_PROMPTS of them, or GROUP_BYTES of images if that is less; one
+prompt at least) and a group's rows are read together, in their order. Samples
+across prompts take one prompt at most once in a group of images, or a few
+images of each.
+"""
+
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+
+import numpy as np
+
+from diffmem import workdir
+from diffmem.arrays import Int, UInt8
+
+GROUP_PROMPTS = 64
+GROUP_BYTES = 1 << 27
+POOL_BYTES = 1 << 29  # of images that are compared across prompts at once
+POOL = 2048  # of them
+CONTROL_SHARE = 0.1  # of the bank that control groups may read, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """id: of the prompt; rows: of its images in the bank, ascending."""
+
+  id: int
+  rows: Int[np.ndarray, " p"]
+
+
+def by_prompt(prompt_ids: Int[np.ndarray, " n"]) -> list[Prompt]:
+  """The prompts that have images, ascending; id -1 is none."""
+  order = np.argsort(prompt_ids, kind="stable")
+  names, first = np.unique(prompt_ids[order], return_index=True)
+  parts = np.split(order, first[1:]) if len(names) else []
+  return [
+    Prompt(int(name), rows)
+    for name, rows in zip(names, parts, strict=True)
+    if name >= 0
+  ]
+
+
+def groups(
+  prompts: Sequence[Prompt], image_bytes: int, limit: int
+) -> list[list[Prompt]]:
+  """Prompts in groups that are read together."""
+  found, group, size = [], [], 0
+  for prompt in prompts:
+    more = min(len(prompt.rows), limit) * image_bytes
+    full = size + more > GROUP_BYTES or len(group) == GROUP_PROMPTS
+    if not found or full:
+      group, size = [], 0
+      found.append(group)
+    group.append(prompt)
+    size += more
+  return found
+
+
+def read(bank, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w c"]:
+  """Rows of the bank in any order, each chunk read once."""
+  if not len(rows):
+    return np.empty((0, *bank.shape[1:]), np.uint8)
+  wanted, place = np.unique(rows, return_inverse=True)
+  whole = wanted[-1] - wanted[0] + 1 == len(wanted)
+  if whole:
+    images = np.asarray(bank[int(wanted[0]) : int(wanted[-1]) + 1])
+  else:
+    images = np.asarray(bank[wanted])
+  if np.array_equal(place, np.arange(len(wanted))):
+    return images
+  return images[place]
+
+
+def read_groups(
+  bank, wanted: Sequence[list[Prompt]], limit: int
+) -> Iterator[tuple[list[Prompt], list[UInt8[np.ndarray, "p h w c"]]]]:
+  """(group, images of each of its prompts), the next one being read."""
+
+  def load(group: list[Prompt]):
+    rows = [prompt.rows[:limit] for prompt in group]
+    images = read(bank, np.concatenate(rows))
+    return np.split(images, np.cumsum([len(r) for r in rows])[:-1])
+
+  with futures.ThreadPoolExecutor(1) as pool:
+    ahead = pool.submit(load, wanted[0]) if wanted else None
+    for i, group in enumerate(wanted):
+      images = ahead.result()
+      if i + 1 < len(wanted):
+        ahead = pool.submit(load, wanted[i + 1])
+      yield group, images
+
+
+def pool_rows(
+  prompts: Sequence[Prompt], image_bytes: int, seed: int
+) -> tuple[Int[np.ndarray, " r"], Int[np.ndarray, " r"]]:
+  """(rows, their prompts): a few random images of each of many prompts.
+
+  As many prompts as POOL and POOL_BYTES allow, drawn at random, each with as
+  many images as fill it.
+  """
+  most = max(2, min(POOL, POOL_BYTES // image_bytes))
+  rng = np.random.default_rng([seed, 1])
+  each = max(1, most // len(prompts))
+  drawn = rng.permutation(len(prompts))[: max(2, most // each)]
+  rows, ids = [], []
+  for i in np.sort(drawn):
+    own = prompts[i].rows
+    some = rng.permutation(own)[:each]
+    rows.append(some)
+    ids.append(np.full(len(some), prompts[i].id))
+  return np.concatenate(rows), np.concatenate(ids)
+
+
+def control_rows(
+  prompts: Sequence[Prompt],
+  size: int,
+  count: int,
+  image_bytes: int,
+  seed: int,
+) -> Int[np.ndarray, "g s"]:
+  """Groups of images of different prompts, one image of each.
+
+  At most `count` groups, and at most CONTROL_SHARE of all images (or half of
+  POOL_BYTES, if that is more).
+  """
+  total = sum(len(prompt.rows) for prompt in prompts)
+  most = max(POOL_BYTES // 2 // image_bytes, int(CONTROL_SHARE * total))
+  count = min(count, max(1, most // max(size, 1)))
+  rng = np.random.default_rng([seed, 2])
+  found = np.empty((count, size), np.int64)
+  for g in range(count):
+    drawn = rng.choice(len(prompts), size, replace=False)
+    found[g] = [rng.choice(prompts[i].rows) for i in np.sort(drawn)]
+  return found
+
+
+def read_controls(
+  bank, rows: Int[np.ndarray, "g s"], image_bytes: int
+) -> Iterator[UInt8[np.ndarray, "s h w c"]]:
+  """The images of each control group; several are read together."""
+  together = max(1, POOL_BYTES // 2 // (image_bytes * max(rows.shape[1], 1)))
+  for start in range(0, len(rows), together):
+    part = rows[start : start + together]
+    images = read(bank, part.ravel())
+    yield from images.reshape(*part.shape, *images.shape[1:])
+
+
+def named(unsuspected, texts: Sequence[str]) -> list[int]:
+  """Ids of prompts given as ids, texts, or a file with one of them a line.
+
+  Raises FileNotFoundError for a file that is not there and ValueError for a
+  prompt that the bank does not have.
+  """
+  if isinstance(unsuspected, str | os.PathLike):
+    file = workdir.path(unsuspected)
+    if not file.exists():
+      raise FileNotFoundError(
+        f"prompts.unsuspected = {os.fspath(unsuspected)!r} is no file: give a "
+        "file with a prompt or its id on each line, or a tuple of them"
+      )
+    lines = file.read_text().splitlines()
+    unsuspected = [line for line in lines if line.strip()]
+  known = {text: i for i, text in reversed([*enumerate(texts)])}
+  ids = sorted({_named(entry, known, len(texts)) for entry in unsuspected})
+  if not ids:
+    raise ValueError("prompts.unsuspected names no prompt: give some, or None")
+  return ids
+
+
+def _named(entry, known: dict[str, int], count: int) -> int:
+  if isinstance(entry, str) and entry in known:
+    return known[entry]
+  text = str(entry).strip()
+  if text in known:
+    return known[text]
+  if text.isdigit() and int(text) < count:
+    return int(text)
+  near = difflib.get_close_matches(text, known, n=1)
+  hint = f"; did you mean {near[0]!r}?" if near else ""
+  raise ValueError(
+    f"prompts.unsuspected names {text!r}, which is no prompt of the bank and "
+    f"no id in 0..{count - 1}{hint}"
+  )
+
+
+def image_bytes(shape: Sequence[int]) -> int:
+  """Of an image [h w c]."""
+  return math.prod(shape)
