@@ -186,6 +186,22 @@ def create(
   return Store(workdir.path(path), array)
 
 
+def shorten(opened: Store, rows: int) -> Store:
+  """The same store with fewer rows; nothing that is written may lie beyond.
+
+  For writers that learn how many rows there are when they have made them.
+  """
+  if not 0 < rows <= len(opened):
+    raise ValueError(
+      f"{opened.path} has {len(opened)} rows, it cannot be shortened to {rows}"
+    )
+  if rows < len(opened):
+    opened._array.resize(
+      exclusive_max=[rows, *opened.shape[1:]], resize_metadata_only=True
+    ).result()
+  return open(opened.path, write=True)
+
+
 def open(path: str | os.PathLike, *, write: bool = False) -> Store:
   """Opens a store that is there.
 

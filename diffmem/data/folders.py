@@ -77,7 +77,7 @@ def walk(
 
 def is_hidden(path: pathlib.PurePosixPath) -> bool:
   """Whether the file, or a folder above it, has a name like .this."""
-  return any(part.startswith(".") for part in path.parts)
+  return any(part.startswith(".") and part != ".." for part in path.parts)
 
 
 def printable(name: str) -> str:

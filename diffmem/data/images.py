@@ -14,9 +14,9 @@ square is refused by a resize unless it is cropped first.
 """
 
 import dataclasses
+import io
 import os
 from collections.abc import Sequence
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -119,7 +119,7 @@ def stack(
 
 
 def decode(
-  file: str | os.PathLike | BinaryIO, *, max_pixels: int = MAX_PIXELS
+  file: str | os.PathLike | io.BufferedIOBase, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[UInt8[np.ndarray, "h w c"], bool]:
   """Reads an image file: its pixels, and whether it had transparent ones.
 
@@ -133,7 +133,7 @@ def decode(
 
 
 def measure(
-  file: str | os.PathLike | BinaryIO, *, max_pixels: int = MAX_PIXELS
+  file: str | os.PathLike | io.BufferedIOBase, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int, int]:
   """(height, width, channels) that decode would give, from the header alone.
 
