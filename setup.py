@@ -16,6 +16,7 @@ assert VERSION is not None, "diffmem/__init__.py holds no __version__ line"
 
 STAGES = (
   "train",
+  "convert",
   "sample",
   "distances",
   "extraction",
@@ -46,6 +47,7 @@ setuptools.setup(
     "flax>=0.12.8,<0.13",
     "importlib_resources",  # tensorflow-datasets needs it, undeclared
     "jax>=0.10,<0.13",
+    "jax-privacy>=2.0,<2.1",  # 2.1 moves its auditing
     "jaxtyping",
     "jinja2",
     "matplotlib",
@@ -67,7 +69,6 @@ setuptools.setup(
       "beartype",
       "build",
       "hypothesis",
-      "jax-privacy>=2.0,<2.1",  # an oracle of the statistics; 2.1 moves it
       "pytest>=8",
       "pytest-xdist",
       "ruff==0.17.6",

@@ -163,6 +163,7 @@ def test_dependencies_are_what_is_imported(root, setup_arguments):
   distributions = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "jax_privacy": "jax-privacy",
     "markupsafe": "jinja2",  # is part of it
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
