@@ -9,8 +9,7 @@ Images without a caption get "".
 import csv
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import TextIO
+from collections.abc import Iterable, Iterator, Sequence
 
 FILES, TEXTS = ("file",), ("caption",)
 
@@ -50,12 +49,12 @@ def read(
 
 
 def from_csv(
-  f: TextIO, files: Sequence[str] = FILES, texts: Sequence[str] = TEXTS
+  f: Iterable[str], files: Sequence[str] = FILES, texts: Sequence[str] = TEXTS
 ) -> Iterator[tuple[int, object, object]]:
   """(line number, file, caption) of each row.
 
   Args:
-    f: opened with newline="".
+    f: its lines, opened with newline="" as the csv module wants.
     files, texts: names that the two columns may have, the first is preferred.
   """
   rows = csv.DictReader(f)
@@ -71,7 +70,7 @@ def from_csv(
 
 
 def from_jsonl(
-  f: TextIO, files: Sequence[str] = FILES, texts: Sequence[str] = TEXTS
+  f: Iterable[str], files: Sequence[str] = FILES, texts: Sequence[str] = TEXTS
 ) -> Iterator[tuple[int, object, object]]:
   """(line number, file, caption) of each line that is not empty."""
   for number, line in enumerate(f, 1):

@@ -67,8 +67,11 @@ def find(files: Files, images: Sequence[int], prompts: str | None) -> Prompts:
   if prompts == "none":
     return Prompts(None, "none")
   if prompts is not None and prompts not in WAYS:
-    content = list_file(prompts).read_bytes()
-    return from_list(content, prompts, files, images)
+    place = list_file(prompts)
+    found = from_list(place.read_bytes(), prompts, files, images)
+    here = place.absolute().as_posix()
+    used = {i for i, x in enumerate(files.names) if files.root + x == here}
+    return dataclasses.replace(found, used=used)
   found = None if prompts else _inside(files, images)
   if found is not None:
     return found
