@@ -64,7 +64,9 @@ class Edge:
   """value; method: "given", "across", "ordinary" or "unsuspected".
 
   rate: what the method states (of pairs, or of prompts), None if given;
-  interval: 90%; prompts: that it rests on.
+  interval: 90%; prompts: that it rests on; ordinary: how many prompts look
+  ordinary, and the edge at their rate if nothing bounded it, None if they
+  are too few.
   """
 
   value: float
@@ -72,6 +74,7 @@ class Edge:
   rate: float | None
   interval: tuple[float, float]
   prompts: int
+  ordinary: tuple[int, float | None] = (0, None)
 
 
 def pair_rate(asked: float, size: int) -> float:
@@ -160,9 +163,10 @@ def choose(
   """
   if unsuspected is not None:
     return _unsuspected(top.value, unsuspected, rate, seed)
-  value, count = ordinary(tightest, top.value, rate)
-  if count < ORDINARY:
-    return Edge(top.value, "across", top.rate, top.interval, top.prompts)
+  value, count, free = ordinary(tightest, top.value, rate)
+  found = count, free
+  if value == top.value:  # too few ordinary prompts, or all beyond the bound
+    return Edge(value, "across", top.rate, top.interval, top.prompts, found)
   rng = np.random.default_rng(seed)
   drawn = [
     ordinary(rng.choice(tightest, len(tightest)), top.value, rate)[0]
@@ -170,26 +174,27 @@ def choose(
   ]
   low, high = (float(q) for q in np.quantile(drawn, ENDS))
   ends = min(low, value), max(high, value)
-  return Edge(value, "ordinary", float(rate), ends, count)
+  return Edge(value, "ordinary", float(rate), ends, count, found)
 
 
 def ordinary(
   tightest: Float[np.ndarray, " p"], top: float, rate: float
-) -> tuple[float, int]:
-  """(edge, ordinary prompts it rests on); `top` where there are too few."""
+) -> tuple[float, int, float | None]:
+  """(edge, ordinary prompts beyond it, what they alone say); at most `top`."""
   z = float(scipy.stats.norm.isf(rate))
-  edge, x = top, np.log(np.maximum(tightest[np.isfinite(tightest)], 1e-12))
+  edge, free = top, None
+  x = np.log(np.maximum(tightest[np.isfinite(tightest)], 1e-12))
   while True:
-    beyond = x[x > math.log(edge)]
+    beyond = x[x > math.log(max(edge, 1e-12))]
     if len(beyond) < ORDINARY:
-      return edge, len(beyond)
+      return edge, len(beyond), free
     middle = np.median(beyond)
     above = beyond[beyond >= middle]
     sigma = math.sqrt(np.mean((above - middle) ** 2))
-    lower = min(edge, math.exp(middle - z * sigma))
-    if lower == edge:
-      return edge, len(beyond)
-    edge = lower
+    free = math.exp(middle - z * sigma)
+    if free >= edge:
+      return edge, len(beyond), free
+    edge = free
 
 
 def _unsuspected(

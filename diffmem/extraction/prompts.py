@@ -31,11 +31,10 @@ from diffmem import distances
 from diffmem.arrays import Bool, Float, Int, UInt8
 from diffmem.extraction import cliques
 from diffmem.extraction.cliques import Answer
+from diffmem.extraction.tightest import tightest
 
 BINS = np.linspace(0, 1, 201)  # of histograms of distances
-SEARCH = 30_000  # units of work for each edge that `tightest` tries
 SPARSE = 16  # of pixels that a first look at an image takes
-STARTS = 16  # images whose surroundings bound the tightest clique
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,52 +168,6 @@ def measure(
     lengths=between[pairs[:, 0], pairs[:, 1]],
     histogram=histogram(between[np.triu_indices(len(between), 1)]),
   )
-
-
-def tightest(
-  between: Float[np.ndarray, "n n"], minimum: int, *, budget: int = SEARCH
-) -> tuple[float, bool]:
-  """(smallest edge with a clique of `minimum` images, whether that is proven).
-
-  The m - 1 images nearest to any image are a clique at their diameter, which
-  bounds it from above; below the smallest distance to an (m - 1)-th neighbour
-  there is none. Between the two the lengths of edges are bisected. Where a
-  search ends with its budget the value is the smallest edge that was found to
-  have a clique.
-  """
-  n = len(between)
-  if n < minimum:
-    return math.inf, True
-  apart = between.copy()
-  np.fill_diagonal(apart, -1)  # an image comes first among its own neighbours
-  near = np.argpartition(apart, minimum - 1, axis=1)[:, :minimum]
-  reach = np.take_along_axis(apart, near, axis=1).max(axis=1)
-  balls = near[np.argsort(reach, kind="stable")[:STARTS]]
-  top = min(float(apart[np.ix_(ball, ball)].max()) for ball in balls)
-  pairs = within(between, top)
-  lengths = between[pairs[:, 0], pairs[:, 1]]
-  order = np.argsort(lengths, kind="stable")
-  pairs, lengths = pairs[order], lengths[order]
-  values = np.unique(lengths)
-  low = int(np.searchsorted(values, reach.min()))
-  high, proven = len(values) - 1, True  # values[high] == top
-  while low < high:
-    middle = (low + high) // 2
-    edges = slice(0, np.searchsorted(lengths, values[middle], "right"))
-    found = cliques.best_clique_of_edges(
-      pairs[edges],
-      lengths[edges],
-      float(values[middle]),
-      minimum,
-      budget=budget,
-    )
-    if found.clique is None:
-      proven &= found.exact
-      low = middle + 1
-    else:
-      inside = found.clique.ids
-      high = int(np.searchsorted(values, apart[np.ix_(inside, inside)].max()))
-  return float(values[high]), proven
 
 
 def within(

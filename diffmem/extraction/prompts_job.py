@@ -19,6 +19,7 @@ from diffmem.extraction import prompt_edge, prompts_bank, prompts_pieces
 from diffmem.extraction import prompts as attack
 from diffmem.extraction.prompt_edge import Across, Edge
 from diffmem.extraction.prompts import Measured, Tested
+from diffmem.extraction.tightest import tightest
 from diffmem.progress import Progress
 from diffmem.sample.bank import Bank
 
@@ -153,7 +154,7 @@ class Job:
         value = math.inf
         if len(busy) >= options["minimum"]:
           between = attack.matrix(busy, self.patch)
-          value = attack.tightest(between, options["minimum"])[0]
+          value = tightest(between, options["minimum"])[0]
         found.append(value if math.isfinite(value) else None)
       return {"tightest": found}
 
@@ -310,9 +311,9 @@ def _edge(top: Across | None, edge: Edge, options: dict) -> dict:
   bound = None
   if top is not None:
     bound = {k: v for k, v in vars(top).items() if k != "histogram"}
+    bound["rate_asked"] = options["edge_rate"]
   return {
     **vars(edge),
     "pairs": None if top is None else top.pairs,
-    "pair_rate_asked": options["edge_rate"],
     "across": bound,
   }
