@@ -23,7 +23,9 @@ Arguments:
   seed=N
   source=...     npz:PATH, folder:PATH or tfds:NAME in place of tfds:cifar10
   split=NAME     random, or secmi-cifar10: members as published by Duan et al.
-                 2023, the others half control and half calibration
+                 2023, the others half control and half calibration; the
+                 network then is the one whose weights they published (see
+                 diffmem-convert)
   path=FILE      of the published split, CIFAR10_train_ratio0.5.npz
   shadows=N      an even number of shadow models, for membership; each trains
                  on its own half of members and held-out images
@@ -84,7 +86,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       scale_shift=False,
       groups=32,
       time_scale=1.0,
-      conventions="ho",
+      conventions="ho" if random else "torch",  # as its weights are
     ),
     diffusion=dict(
       schedule=dict(name="linear", steps=1000),

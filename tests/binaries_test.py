@@ -20,6 +20,7 @@ HEAVY = (
 )
 STAGES = (
   "audit",
+  "convert",
   "distances",
   "extraction",
   "membership",

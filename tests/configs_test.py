@@ -155,6 +155,14 @@ def test_networks_are_the_published_ones(root, name, preset):
   assert expected.items() <= knobs.items()
 
 
+def test_the_network_of_the_published_split_is_that_of_its_weights(root):
+  spec = "split=secmi-cifar10,path=split.npz"
+  knobs = load(root, "cifar10_ddpm.py", spec).to_dict()["models"]
+  expected = presets.ddpm_cifar10_secmi()
+  expected.pop("learned_variance")
+  assert expected.items() <= knobs.items()
+
+
 @pytest.mark.parametrize("arg", ["", "debug"])
 def test_networks_fit_the_images(root, arg):
   """At the size of each experiment's own source."""

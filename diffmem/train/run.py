@@ -104,7 +104,7 @@ def run(
     FloatingPointError: the loss is not finite; names the step.
   """
   _check(train)
-  folder, dataset, split = _prepare(root, seed, data)
+  folder, dataset, split = prepare(root, seed, data)
   config = {
     "seed": seed,
     "data": data,
@@ -137,7 +137,7 @@ def run(
     stage.record("images", len(split.training_rows))
 
 
-def _prepare(root, seed: int, data: dict):
+def prepare(root: str | os.PathLike, seed: int, data: dict):
   """(workdir of the model, dataset, split); all shadows share <root>/data."""
   folder = workdir.of(root, data)
   shadow = data["split"].get("shadow")
