@@ -3,6 +3,7 @@
 
 VENV ?= .venv
 JOBS ?= 2
+TORCH ?= torch
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
     assert sys.version_info[:2] >= (3, 11)" >/dev/null 2>&1 \
   && { echo $$python; break; }; done)
 
-.PHONY: help demo install test lint types test-slow bench clean
+.PHONY: help demo install test lint types test-slow test-torch bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +22,8 @@ demo: $(VENV)/.installed ## audit a diffusion model trained on digits
 install: $(VENV)/.installed ## install into .venv
 
 test: lint types ## lint, types and the test suite
-	$(BIN)/python -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -m "not slow and not torch" \
+	  -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check --quiet .
@@ -32,6 +34,9 @@ types: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test ## kills, clean installs, notebooks, other long tests
 	$(BIN)/python -m pytest -q -m slow
+
+test-torch: $(VENV)/.installed-torch ## what needs PyTorch: TORCH=torch==... chooses which
+	$(BIN)/python -m pytest -q -m torch -n $(JOBS) --dist loadfile
 
 bench: $(VENV)/.installed-bench ## every benchmark, ratios printed
 	@set -e; for file in benchmarks/*.py; do \
@@ -51,6 +56,11 @@ $(VENV)/.installed: setup.py | $(VENV)/bin/python
 	@echo "installing diffmem into $(VENV)"
 	@$(PIP) -e .
 	@touch $@
+
+$(VENV)/.installed-torch: $(VENV)/.installed-test
+	@echo "installing diffmem[torch] with $(TORCH) into $(VENV)"
+	@$(PIP) "$(TORCH)" -e ".[test,torch]"
+	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-%: setup.py | $(VENV)/bin/python
 	@echo "installing diffmem[$*] into $(VENV)"

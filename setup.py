@@ -74,7 +74,12 @@ setuptools.setup(
       "ruff==0.17.6",
       "zarr>=3",
     ],
-    "torch": ["torch"],
+    "torch": [  # the oldest that the tests have run with
+      "diffusers>=0.42",
+      "safetensors>=0.8",
+      "torch>=2.13",
+      "transformers>=5.23",
+    ],
     "tfds-prepare": ["tensorflow-cpu"],
     "gcs": ["etils[epath-gcs]"],
     "tensorboard": ["tensorboardX"],
