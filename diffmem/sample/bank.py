@@ -22,7 +22,7 @@ from diffmem.progress import Progress
 
 # (params, ids [b], key) -> float images [b h w c] in [-1, 1]
 Generate = Callable[[Any, Any, jax.Array], jax.Array]
-BACKENDS = ("pmap", "jit")
+BACKENDS = ("pmap", "jit", "host")
 
 
 class Bank:
@@ -171,10 +171,12 @@ def fill(
 
   Args:
     images: uint8 [n h w c]; its chunk is the block of one device.
-    generate: a pure function of (params, ids, key).
+    generate: a pure function of (params, ids, key); any function of them for
+      the backend "host".
     params: the weights, placed on the devices once.
     key: the root of the noise of all ids.
-    backend: "pmap", or "jit" over a sharded axis.
+    backend: "pmap", "jit" over a sharded axis, or "host" for a function that
+      JAX cannot trace: it is called as it is, one block after another.
     progress: show the rate and the time left.
 
   Raises:
@@ -187,10 +189,13 @@ def fill(
   if not missing:
     return
   devices = min(jax.local_device_count(), len(missing))
+  if backend == "host":
+    devices = 1
   local = mesh.local_mesh(devices)
   block = _blocks(generate, backend, local)
-  # Placed once: pmap would copy unreplicated weights at every call.
-  params = mesh.replicate(params, local)
+  if backend != "host":
+    # Placed once: pmap would copy unreplicated weights at every call.
+    params = mesh.replicate(params, local)
   count = sum(_size(images, number) for number in done)
   with Progress(
     len(images), what="sample", unit="images", done=count, enabled=progress
@@ -212,12 +217,14 @@ def _blocks(generate: Generate, backend: str, local: jax.sharding.Mesh):
   def one(
     params: Any, ids: Int[AnyArray, " b"], key: Key[jax.Array, ""]
   ) -> tuple[UInt8[jax.Array, "b h w c"], Bool[jax.Array, " b"]]:
-    x = generate(params, ids, key)
+    x = jnp.asarray(generate(params, ids, key))
     return arrays.to_uint8(x), jnp.isfinite(x).all((1, 2, 3))
 
   axes = (None, 0, None)
   if backend == "pmap":
     return jax.pmap(one, in_axes=axes, devices=list(local.devices.flat))
+  if backend == "host":
+    return lambda params, ids, key: [y[None] for y in one(params, ids[0], key)]
   if backend != "jit":
     raise ValueError(f"sample.backend={backend!r} is none of {list(BACKENDS)}")
   whole, rows = mesh.replicated(local), mesh.sharded(local)

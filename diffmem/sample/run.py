@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from diffmem import keys, store, workdir
-from diffmem.arrays import Float, Int, Key
+from diffmem.arrays import AnyArray, Float, Int, Key
 from diffmem.denoiser import Denoiser, trained
 from diffmem.sample import bank, chain, imports
 
@@ -116,7 +116,7 @@ def generator(
   )
 
   def generate(
-    params: object, ids: Int[jax.Array, " b"], key: Key[jax.Array, ""]
+    params: object, ids: Int[AnyArray, " b"], key: Key[jax.Array, ""]
   ) -> Float[jax.Array, "b h w c"]:
     cond = None
     if denoiser.num_classes is not None:
