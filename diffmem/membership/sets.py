@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dataset inference: was this set of images in training, taken together?
+
+Single images are often undecidable; a set adds up what each tells. Of the
+suspect set P and a set U of the same kind known to be outside, features (the
+scores of several attacks) become one score by logistic regression of P
+against U, each image scored by a regression that did not see it. Then Welch's
+one-sided test that P scores higher:
+
+  T = (mean_P - mean_U) / sqrt(var_P / p + var_U / u),   P[t_nu >= T]
+
+with Welch's degrees of freedom nu. The division into folds is arbitrary, so
+it is repeated; the p-values are combined as min(1, 2 median), which is valid
+however they depend on each other. If U differs from P in more than
+membership, the test finds that: the set of features of a model that never saw
+P is its control, as is U against itself.
+
+Dubinski et al., "CDI: Copyrighted Data Identification in Diffusion Models",
+CVPR 2025 (scores and test); Meinshausen, Meier, Buhlmann 2009 (the median).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+
+from diffmem.arrays import AnyArray, Float
+from diffmem.stats.rates import check_share, clopper_pearson
+
+
+def p_value(
+  suspect: Float[AnyArray, "p f"],
+  outside: Float[AnyArray, "u f"],
+  *,
+  folds: int = 5,
+  divisions: int = 11,
+  seed: int = 0,
+) -> float:
+  """How likely the suspect set scores so high if none of it was in training.
+
+  Args:
+    suspect: features of each image of P.
+    outside: features of each image of U.
+    folds: of the regression.
+    divisions: into folds, whose p-values are combined.
+    seed: of the divisions.
+
+  Raises:
+    ValueError: too few images, features that are not finite or do not vary.
+  """
+  suspect, outside = _checked(suspect, outside, folds)
+  if divisions < 1:
+    raise ValueError(f"divisions = {divisions}: expected at least 1")
+  rng = np.random.default_rng(seed)
+  seeds = rng.integers(2**31, size=divisions)
+  values = [_one(suspect, outside, folds, int(s)) for s in seeds]
+  if divisions == 1:
+    return values[0]
+  return float(min(1.0, 2 * np.median(values)))
+
+
+def power(
+  suspect: Float[AnyArray, "p f"],
+  outside: Float[AnyArray, "u f"],
+  sizes: Sequence[int],
+  *,
+  alpha: float = 0.01,
+  resamples: int = 100,
+  folds: int = 5,
+  seed: int = 0,
+) -> list[dict[str, Any]]:
+  """How often sets of each size are found, and sets that were outside are.
+
+  Args:
+    suspect: features of images that were in training.
+    outside: of as many or more that were not.
+    sizes: how many of each a set has; the control needs twice as many outside.
+    alpha: a set is found where p < alpha.
+    resamples: sets drawn, each with one division into folds.
+    folds, seed: as in `p_value`.
+
+  Returns:
+    For each size {"size", "power", "control", "median_p"}; power and control
+    are [value, low, high], control None where U is too small. Intervals are
+    over draws, which overlap: of these images, not of others.
+
+  Raises:
+    ValueError: as in `p_value`, or a size that cannot be drawn.
+  """
+  suspect, outside = _checked(suspect, outside, folds)
+  check_share("alpha", alpha)
+  most = min(len(suspect), len(outside))
+  for size in sizes:
+    if not 2 * folds <= size <= most:
+      raise ValueError(
+        f"size {size}: expected {2 * folds} (two in each fold) to {most} (the "
+        "smaller set)"
+      )
+  rng = np.random.default_rng(seed)
+  found = []
+  for size in sizes:
+    p, null = [], []
+    for _ in range(resamples):
+      s = int(rng.integers(2**31))
+      chosen = rng.permutation(len(suspect))[:size]
+      others = rng.permutation(len(outside))[: 2 * size]
+      p.append(_one(suspect[chosen], outside[others[:size]], folds, s))
+      if len(others) == 2 * size:
+        halves = outside[others[:size]], outside[others[size:]]
+        null.append(_one(*halves, folds, s))
+    found.append(
+      {
+        "size": int(size),
+        "power": _rate(p, alpha),
+        "control": _rate(null, alpha) if null else None,
+        "median_p": float(np.median(p)),
+      }
+    )
+  return found
+
+
+def out_of_fold(
+  suspect: Float[np.ndarray, "p f"],
+  outside: Float[np.ndarray, "u f"],
+  folds: int,
+  seed: int,
+) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " u"]]:
+  """Log-odds of each image by a regression learnt on the other folds."""
+  x = np.concatenate([suspect, outside])
+  y = np.repeat([1, 0], [len(suspect), len(outside)])
+  scores = np.empty(len(x))
+  division = StratifiedKFold(folds, shuffle=True, random_state=seed)
+  for train, test in division.split(x, y):
+    mean, spread = x[train].mean(axis=0), x[train].std(axis=0)
+    scaled = (x - mean) / np.where(spread > 0, spread, 1.0)
+    # liblinear: no threads, which cost more than so small a fit
+    model = LogisticRegression(solver="liblinear", class_weight="balanced")
+    model.fit(scaled[train], y[train])
+    scores[test] = model.decision_function(scaled[test])
+  return scores[: len(suspect)], scores[len(suspect) :]
+
+
+def _one(suspect, outside, folds: int, seed: int) -> float:
+  """The p-value of one division."""
+  high, low = out_of_fold(suspect, outside, folds, seed)
+  found = scipy.stats.ttest_ind(
+    high, low, equal_var=False, alternative="greater"
+  )
+  return float(found.pvalue)
+
+
+def _rate(p: list[float], alpha: float) -> list[float]:
+  found = int(np.sum(np.array(p) < alpha))
+  return [found / len(p), *clopper_pearson(found, len(p))]
+
+
+def _checked(
+  suspect, outside, folds: int
+) -> tuple[Float[np.ndarray, "p f"], Float[np.ndarray, "u f"]]:
+  suspect, outside = (np.asarray(a, np.float64) for a in (suspect, outside))
+  if suspect.ndim != 2 or suspect.shape[1:] != outside.shape[1:]:
+    raise ValueError(
+      f"features have shapes {suspect.shape} and {outside.shape}: expected "
+      "[images features], the same features for both"
+    )
+  if folds < 2:
+    raise ValueError(f"folds = {folds}: expected at least 2")
+  for name, rows in (("suspect", suspect), ("outside", outside)):
+    if len(rows) < 2 * folds:
+      raise ValueError(
+        f"{len(rows)} {name} images: expected {2 * folds} or more, two in each "
+        f"of {folds} folds"
+      )
+    bad = int(np.count_nonzero(~np.isfinite(rows)))
+    if bad:
+      raise ValueError(
+        f"{bad} of {rows.size} features of {name} images are NaN or infinite"
+      )
+  both = np.concatenate([suspect, outside])
+  if np.all(both == both[0]):
+    raise ValueError(f"the features of all {len(both)} images are the same")
+  return suspect, outside
