@@ -5,11 +5,13 @@ What matters is the share of ordinary prompts that are flagged, those that
 give many pictures of one subject and no picture again. `tightest` (module
 `prompts`) is one number s a prompt, flagged <=> s <= edge. Three rules:
 
-across    A quantile of the distances of pairs of different prompts, which are
-          no copies of a common source unless their prompts share it. A rate
-          per pair; pairs of one prompt are nearer (one subject, other seeds),
-          so that this edge alone flags ordinary prompts, the more the more
-          alike their images are. It is the most that an edge can be.
+across    A low quantile of the distances of pairs of different prompts,
+          which are no copies of a common source unless their prompts share
+          it. A rate per pair. Pairs of one prompt are nearer (one subject,
+          other seeds), so that this edge alone flags ordinary prompts, the
+          more the more alike their images are, and groups of images of
+          different prompts, the control, are flagged less often than ordinary
+          prompts. It is the most that an edge can be.
 ordinary  The default: ordinary prompts of this bank say where their own s
           lie. With x = log s of prompts beyond the edge, mu their median and
           sigma^2 the mean of (x - mu)^2 of those above it, which copies
@@ -38,7 +40,9 @@ ORDINARY = 20  # prompts that it takes
 CHANCE = 2.0  # pairs a prompt that may be as near as those of other prompts
 PARTS = 20  # groups of prompts that are resampled
 FINE = 4096  # bins of a distance for the resampling
-RESAMPLES = 1000
+RESAMPLES = 1000  # of prompts
+DRAWS = 200  # of parts
+STEP = 10  # between the rates that a tail is read off at
 ENDS = (0.05, 0.95)
 
 
@@ -86,19 +90,37 @@ def pair_rate(asked: float, size: int) -> float:
   return min(asked, CHANCE / max(math.comb(size, 2), 1))
 
 
+def quantile(at: tuple[float, float], asked: float, rate: float) -> float:
+  """The quantile at a rate below the one that was asked for.
+
+  at: the quantiles at `asked` and STEP times that. With F(x) ~ x^theta
+  between them, which some images that prompts share (pairs at distance 0,
+  fewer than `asked`) do not change,
+
+    x(rate) = at_0 (rate / asked)^(1 / theta),
+    theta = log STEP / log(at_1 / at_0)
+  """
+  low, high = at
+  if rate >= asked or low <= 0:
+    return low
+  return low * (rate / asked) ** (math.log(high / low) / math.log(STEP))
+
+
 def across(
   between: Float[np.ndarray, "n n"],
   prompts: Int[np.ndarray, " n"],
+  *,
+  asked: float,
   rate: float,
   seed: int,
-  *,
   bins: Float[np.ndarray, " e"],
 ) -> Across:
   """The quantile at `rate` of the distances of pairs of different prompts.
 
-  between: all distances of some images; prompts: of each. Pairs share images,
-  and images a prompt: prompts are resampled for the interval, in PARTS.
-  Raises ValueError where there is no pair.
+  between: all distances of some images; prompts: of each; asked: the rate
+  that is looked up, `rate` is extrapolated from it. Pairs share images, and
+  images a prompt: prompts are resampled for the interval, in PARTS. Raises
+  ValueError where there is no pair.
   """
   i, j = np.triu_indices(len(between), 1)
   other = prompts[i] != prompts[j]
@@ -109,6 +131,7 @@ def across(
       "prompts.edge (studies of large images took 0.1 to 0.15)"
     )
   values = between[i, j]
+  rates = [asked, min(STEP * asked, 0.5)]
   names, number = np.unique(prompts, return_inverse=True)
   rng = np.random.default_rng(seed)
   parts = min(PARTS, len(names))
@@ -116,11 +139,14 @@ def across(
   fine = np.minimum((values * FINE).astype(np.int64), FINE - 1)
   cell = (part[i] * parts + part[j]) * FINE + fine
   counts = np.bincount(cell, minlength=parts * parts * FINE)
-  ends = _resampled(counts.reshape(parts, parts, FINE), rate, rng)
-  value = float(np.quantile(values, rate, method="inverted_cdf"))
+  drawn = _resampled(counts.reshape(parts, parts, FINE), rates, rng)
+  ends = [quantile(at, asked, rate) for at in drawn]
+  low, high = np.quantile(ends, ENDS) if ends else (0.0, 1.0)
+  at = np.quantile(values, rates, method="inverted_cdf")
+  value = quantile((float(at[0]), float(at[1])), asked, rate)
   return Across(
     value=value,
-    interval=(min(ends[0], value), max(ends[1], value)),
+    interval=(min(float(low), value), max(float(high), value)),
     rate=float(rate),
     pairs=len(values),
     images=len(between),
@@ -130,20 +156,19 @@ def across(
 
 
 def _resampled(
-  counts: Int[np.ndarray, "g g f"], rate: float, rng: np.random.Generator
-) -> tuple[float, float]:
-  """90% of the quantile when the parts are drawn again."""
+  counts: Int[np.ndarray, "g g f"], rates: list[float], rng: np.random.Generator
+) -> list[tuple[float, float]]:
+  """Both quantiles when the parts are drawn again."""
   parts = len(counts)
   found = []
-  for _ in range(200):
+  for _ in range(DRAWS):
     weight = np.bincount(rng.integers(parts, size=parts), minlength=parts)
-    drawn = np.einsum("a,b,abf->f", weight, weight, counts)
-    total = drawn.sum()
-    if total:
-      first = np.searchsorted(np.cumsum(drawn), rate * total)
-      found.append((min(int(first), FINE - 1) + 0.5) / FINE)
-  low, high = np.quantile(found, ENDS) if found else (0.0, 1.0)
-  return float(low), float(high)
+    drawn = np.cumsum(np.einsum("a,b,abf->f", weight, weight, counts))
+    if drawn[-1]:
+      first = np.searchsorted(drawn, np.array(rates) * drawn[-1])
+      low, high = (np.minimum(first, FINE - 1) + 0.5) / FINE
+      found.append((float(low), float(high)))
+  return found
 
 
 def choose(

@@ -34,7 +34,7 @@ from diffmem.extraction.cliques import Answer
 from diffmem.extraction.tightest import tightest
 
 BINS = np.linspace(0, 1, 201)  # of histograms of distances
-SPARSE = 16  # of pixels that a first look at an image takes
+LINES = 32  # of an image, one of which a first look takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,19 +98,19 @@ def busy(
 ) -> Bool[np.ndarray, " n"]:
   """Which images are not flat.
 
-  Pixels have no less variance than their share of what some of them have
-  around their own mean: for most images every SPARSE-th settles it.
+  Pixels vary no less around their mean than some of them do around theirs:
+  for most images every LINES-th line settles it.
   """
 
-  def squares(pixels: UInt8[np.ndarray, "p c"]) -> float:
-    return pixels.var(axis=0, dtype=np.float64).mean() * len(pixels)
+  def squares(lines: UInt8[np.ndarray, "i w c"]) -> float:
+    pixels = lines.reshape(-1, lines.shape[-1]).T.astype(np.float32)
+    return float(pixels.var(axis=1).mean() * lines.size)
 
-  found = np.empty(len(images), bool)
-  for i, image in enumerate(images):
-    pixels = image.reshape(-1, image.shape[-1])
-    enough = (255 * flat) ** 2 * len(pixels)
-    found[i] = squares(pixels[::SPARSE]) >= enough or squares(pixels) >= enough
-  return found
+  enough = (255 * flat) ** 2 * math.prod(images.shape[1:])
+  return np.array(
+    [squares(x[::LINES]) >= enough or squares(x) >= enough for x in images],
+    bool,
+  )
 
 
 def matrix(

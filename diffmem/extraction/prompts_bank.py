@@ -22,7 +22,8 @@ from diffmem.arrays import Int, UInt8
 
 GROUP_PROMPTS = 64
 GROUP_BYTES = 1 << 27
-POOL_BYTES = 1 << 29  # of images that are compared across prompts at once
+READ_BYTES = 1 << 27  # of chunks that are read at once
+POOL_BYTES = 1 << 28  # of images that are compared across prompts at once
 POOL = 2048  # of them
 CONTROL_SHARE = 0.1  # of the bank that control groups may read, at most
 
@@ -48,64 +49,68 @@ def by_prompt(prompt_ids: Int[np.ndarray, " n"]) -> list[Prompt]:
 
 
 def groups(
-  prompts: Sequence[Prompt], image_bytes: int, limit: int
+  prompts: Sequence[Prompt], size: int, limit: int
 ) -> list[list[Prompt]]:
-  """Prompts in groups that are read together."""
-  found, group, size = [], [], 0
+  """Prompts in groups that are read together; size: bytes of an image."""
+  found, group, held = [], [], 0
   for prompt in prompts:
-    more = min(len(prompt.rows), limit) * image_bytes
-    full = size + more > GROUP_BYTES or len(group) == GROUP_PROMPTS
+    more = min(len(prompt.rows), limit) * size
+    full = held + more > GROUP_BYTES or len(group) == GROUP_PROMPTS
     if not found or full:
-      group, size = [], 0
+      group, held = [], 0
       found.append(group)
     group.append(prompt)
-    size += more
+    held += more
   return found
 
 
-def read(bank, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w c"]:
-  """Rows of the bank in any order, each chunk read once."""
-  if not len(rows):
-    return np.empty((0, *bank.shape[1:]), np.uint8)
+def read(images, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w c"]:
+  """Rows of a store in any order; its chunks once, READ_BYTES at a time."""
+  chunk = images.chunk * image_bytes(images.shape[1:])
+  step = max(1, READ_BYTES // chunk)  # chunks
   wanted, place = np.unique(rows, return_inverse=True)
-  whole = wanted[-1] - wanted[0] + 1 == len(wanted)
-  if whole:
-    images = np.asarray(bank[int(wanted[0]) : int(wanted[-1]) + 1])
-  else:
-    images = np.asarray(bank[wanted])
+  out = np.empty((len(wanted), *images.shape[1:]), np.uint8)
+  turn = wanted // images.chunk // step
+  ends = np.flatnonzero(np.diff(turn, append=-1)) + 1
+  for start, end in zip([0, *ends], ends, strict=False):
+    part = wanted[start:end]
+    whole = part[-1] - part[0] + 1 == len(part)
+    out[start:end] = images[
+      slice(int(part[0]), int(part[-1]) + 1) if whole else part
+    ]
   if np.array_equal(place, np.arange(len(wanted))):
-    return images
-  return images[place]
+    return out
+  return out[place]
 
 
 def read_groups(
-  bank, wanted: Sequence[list[Prompt]], limit: int
+  images, wanted: Sequence[list[Prompt]], limit: int
 ) -> Iterator[tuple[list[Prompt], list[UInt8[np.ndarray, "p h w c"]]]]:
   """(group, images of each of its prompts), the next one being read."""
 
   def load(group: list[Prompt]):
     rows = [prompt.rows[:limit] for prompt in group]
-    images = read(bank, np.concatenate(rows))
-    return np.split(images, np.cumsum([len(r) for r in rows])[:-1])
+    found = read(images, np.concatenate(rows))
+    return np.split(found, np.cumsum([len(r) for r in rows])[:-1])
 
   with futures.ThreadPoolExecutor(1) as pool:
     ahead = pool.submit(load, wanted[0]) if wanted else None
     for i, group in enumerate(wanted):
-      images = ahead.result()
+      found = ahead.result()
       if i + 1 < len(wanted):
         ahead = pool.submit(load, wanted[i + 1])
-      yield group, images
+      yield group, found
 
 
 def pool_rows(
-  prompts: Sequence[Prompt], image_bytes: int, seed: int
+  prompts: Sequence[Prompt], one: int, seed: int
 ) -> tuple[Int[np.ndarray, " r"], Int[np.ndarray, " r"]]:
   """(rows, their prompts): a few random images of each of many prompts.
 
-  As many prompts as POOL and POOL_BYTES allow, drawn at random, each with as
-  many images as fill it.
+  one: bytes of an image. As many prompts as POOL and POOL_BYTES allow, drawn
+  at random, each with as many images as fill it.
   """
-  most = max(2, min(POOL, POOL_BYTES // image_bytes))
+  most = max(2, min(POOL, POOL_BYTES // one))
   rng = np.random.default_rng([seed, 1])
   each = max(1, most // len(prompts))
   drawn = rng.permutation(len(prompts))[: max(2, most // each)]
@@ -115,23 +120,20 @@ def pool_rows(
     some = rng.permutation(own)[:each]
     rows.append(some)
     ids.append(np.full(len(some), prompts[i].id))
-  return np.concatenate(rows), np.concatenate(ids)
+  order = np.argsort(np.concatenate(rows))
+  return np.concatenate(rows)[order], np.concatenate(ids)[order]
 
 
 def control_rows(
-  prompts: Sequence[Prompt],
-  size: int,
-  count: int,
-  image_bytes: int,
-  seed: int,
+  prompts: Sequence[Prompt], size: int, count: int, one: int, seed: int
 ) -> Int[np.ndarray, "g s"]:
   """Groups of images of different prompts, one image of each.
 
-  At most `count` groups, and at most CONTROL_SHARE of all images (or half of
-  POOL_BYTES, if that is more).
+  size: of a group; one: bytes of an image. At most `count` groups, and at most
+  CONTROL_SHARE of all images or POOL_BYTES of them, whichever is more.
   """
   total = sum(len(prompt.rows) for prompt in prompts)
-  most = max(POOL_BYTES // 2 // image_bytes, int(CONTROL_SHARE * total))
+  most = max(POOL_BYTES // one, int(CONTROL_SHARE * total))
   count = min(count, max(1, most // max(size, 1)))
   rng = np.random.default_rng([seed, 2])
   found = np.empty((count, size), np.int64)
@@ -142,14 +144,15 @@ def control_rows(
 
 
 def read_controls(
-  bank, rows: Int[np.ndarray, "g s"], image_bytes: int
+  images, rows: Int[np.ndarray, "g s"]
 ) -> Iterator[UInt8[np.ndarray, "s h w c"]]:
   """The images of each control group; several are read together."""
-  together = max(1, POOL_BYTES // 2 // (image_bytes * max(rows.shape[1], 1)))
+  group = image_bytes(images.shape[1:]) * max(rows.shape[1], 1)
+  together = max(1, POOL_BYTES // group)
   for start in range(0, len(rows), together):
     part = rows[start : start + together]
-    images = read(bank, part.ravel())
-    yield from images.reshape(*part.shape, *images.shape[1:])
+    found = read(images, part.ravel())
+    yield from found.reshape(*part.shape, *found.shape[1:])
 
 
 def named(unsuspected, texts: Sequence[str]) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffmem import stats, workdir
+from diffmem import stats, store, workdir
 from diffmem.arrays import Float, Int
 from diffmem.extraction import prompt_edge, prompts_bank, prompts_pieces
 from diffmem.extraction import prompts as attack
@@ -29,20 +29,22 @@ KEYS = ("minimum", "flat", "limit", "edge", "edge_rate")  # of what is measured
 class Job:
   """The attack; `run` does it.
 
-  folder: of the stage; bank: which knows its prompts; inputs: digests of both;
-  options: the config section.
+  folder: of the stage; bank: which knows its prompts; images: its store;
+  inputs: digests of both; options: the config section.
   """
 
   def __init__(
     self,
     folder,
     bank: Bank,
+    images: store.Store,
     seed: int,
     inputs: dict,
     options: dict,
     progress: bool,
   ):
-    self.bank, self.seed, self.options = bank, seed, options
+    self.bank, self.images, self.seed = bank, images, seed
+    self.options = options
     self.progress = progress
     self.bytes = prompts_bank.image_bytes(bank.shape[1:])
     self.sets = prompts_bank.by_prompt(np.asarray(bank.prompt_ids))
@@ -81,14 +83,19 @@ class Job:
 
     def make() -> dict:
       rows, ids = prompts_bank.pool_rows(self.sets, self.bytes, self.seed)
-      images = prompts_bank.read(self.bank, rows)
+      images = prompts_bank.read(self.images, rows)
       busy = attack.busy(images, options["flat"])
       between = np.zeros((0, 0))
       if busy.any():
         between = attack.matrix(images[busy], self.patch)
       return dataclasses.asdict(
         prompt_edge.across(
-          between, ids[busy], rate, self.seed, bins=attack.BINS
+          between,
+          ids[busy],
+          asked=options["edge_rate"],
+          rate=rate,
+          seed=self.seed,
+          bins=attack.BINS,
         )
       )
 
@@ -110,7 +117,7 @@ class Job:
       enabled=self.progress,
     ) as bar:
       wanted = [self.groups[i] for i in missing]
-      read = prompts_bank.read_groups(self.bank, wanted, options["limit"])
+      read = prompts_bank.read_groups(self.images, wanted, options["limit"])
       for i, (group, images) in zip(missing, read, strict=True):
         found = []
         for p, x in zip(group, images, strict=True):
@@ -149,7 +156,7 @@ class Job:
         self.sets, size, count, self.bytes, self.seed
       )
       found = []
-      for images in prompts_bank.read_controls(self.bank, rows, self.bytes):
+      for images in prompts_bank.read_controls(self.images, rows):
         busy = images[attack.busy(images, options["flat"])]
         value = math.inf
         if len(busy) >= options["minimum"]:

@@ -15,9 +15,8 @@ prompts.csv   ALL_COLUMNS, one line for each prompt. `tightest`: the smallest
 gallery.npz   of the first `gallery` ranks, in their order:
   prompt_ids [g], generation_ids [g]: of the medoids (int64)
   medoids [g h w c] uint8
-  member_ids [g 9] int64, members [g 9 h w c] uint8: the medoid's nearest in
-    rank of id, first those of the lowest ids; -1 and zeros where the clique
-    has fewer others
+  member_ids [g 9] int64, members [g 9 h w c] uint8: others of the clique, by
+    id; -1 and zeros where there are fewer
   training_ids [g], training [g h w c]: the nearest training images, if known
   Sides above FULL (medoids, training) or SMALL (members) pixels are averaged
   down by whole factors.
@@ -70,6 +69,7 @@ def run(
   check(prompts)
   made = workdir.require(root, "sample")
   bank = open_bank(root)
+  images = store.open(workdir.path(root) / "sample" / "images")
   reason = untestable(bank, prompts["minimum"])
   if reason is not None:
     raise ValueError(reason)
@@ -88,13 +88,13 @@ def run(
     if stage.finished:
       _log.info("prompts: finished before, kept (%s)", stage.folder)
       return
-    job = Job(stage.folder, bank, seed, inputs, prompts, progress)
+    job = Job(stage.folder, bank, images, seed, inputs, prompts, progress)
     tested, results = job.run()
     ranked = attack.rank(tested)
     medoids = [t.answer.clique.medoid for t in ranked if t.answer.clique]
     matched = None
     if data is not None:
-      made_of = prompts_bank.read(bank, np.array(medoids, np.int64))
+      made_of = prompts_bank.read(images, np.array(medoids, np.int64))
       matched = _match(made_of, *data, prompts)
       results["with_training"] = prompts_training.summary(
         matched,
@@ -102,8 +102,9 @@ def run(
         searched=len(data[1].members),
         extractable=_extractable(root, digest, bank, tested, prompts),
       ) | {"held_out": _control(made_of, *data, prompts["delta"], seed)}
+    shown = prompts["gallery"]
     prompts_tables.write(
-      stage.folder, bank, data, tested, ranked, matched, prompts["gallery"]
+      stage.folder, bank, images, data, tested, ranked, matched, shown
     )
     workdir.write_json(stage.folder / "results.json", results)
     stage.record("flagged", results["flagged"])

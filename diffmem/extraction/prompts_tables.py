@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from etils import epath
 
-from diffmem import workdir
+from diffmem import store, workdir
 from diffmem.arrays import Int, UInt8
 from diffmem.data import Dataset, Split
 from diffmem.extraction.cliques import Clique
@@ -50,6 +50,7 @@ FULL, SMALL = 256, 128  # pixels
 def write(
   folder: epath.Path,
   bank: Bank,
+  images: store.Store,
   data: tuple[Dataset, Split] | None,
   tested: Sequence[Tested],
   ranked: Sequence[Tested],
@@ -67,7 +68,7 @@ def write(
   _csv(folder / "ranking.csv", COLUMNS, rows)
   _csv(folder / "prompts.csv", ALL_COLUMNS, (_all(t, texts) for t in tested))
   shown = found[:gallery]
-  pictures = _pictures(bank, shown)
+  pictures = _pictures(images, shown)
   if data is not None and matched is not None:
     ids = matched.ids[: len(shown)]
     pictures["training_ids"] = ids
@@ -130,7 +131,7 @@ def _csv(
 
 
 def _pictures(
-  bank: Bank, shown: Sequence[tuple[Tested, Clique]]
+  images: store.Store, shown: Sequence[tuple[Tested, Clique]]
 ) -> dict[str, np.ndarray]:
   cliques = [clique for _, clique in shown]
   medoids = np.array([c.medoid for c in cliques], np.int64)
@@ -138,24 +139,24 @@ def _pictures(
   for row, clique in zip(ids, cliques, strict=True):
     others = clique.ids[clique.ids != clique.medoid][:MEMBERS]
     row[: len(others)] = others
-  small = [_members(bank, row) for row in ids]
-  shape = reduced(np.zeros((1, *bank.shape[1:]), np.uint8), SMALL).shape[1:]
+  small = [_members(images, row) for row in ids]
+  shape = reduced(np.zeros((1, *images.shape[1:]), np.uint8), SMALL).shape[1:]
   members = np.zeros((len(cliques), MEMBERS, *shape), np.uint8)
-  for out, images in zip(members, small, strict=True):
-    out[: len(images)] = images
+  for out, others in zip(members, small, strict=True):
+    out[: len(others)] = others
   return {
     "prompt_ids": np.array([t.measured.prompt for t, _ in shown], np.int64),
     "generation_ids": medoids,
-    "medoids": reduced(read(bank, medoids), FULL),
+    "medoids": reduced(read(images, medoids), FULL),
     "member_ids": ids,
     "members": members,
   }
 
 
 def _members(
-  bank: Bank, ids: Int[np.ndarray, " k"]
+  images: store.Store, ids: Int[np.ndarray, " k"]
 ) -> UInt8[np.ndarray, "m h w c"]:
-  return reduced(read(bank, ids[ids >= 0]), SMALL)
+  return reduced(read(images, ids[ids >= 0]), SMALL)
 
 
 def reduced(
