@@ -15,6 +15,7 @@ from etils import epath
 
 from diffmem import workdir
 from diffmem.data import given, splits
+from diffmem.data.canaries import insert
 from diffmem.data.dataset import Dataset
 from diffmem.data.sources import load
 from diffmem.data.splits import Split
@@ -36,6 +37,7 @@ def prepare(
   filter: str,
   data_dir: str | os.PathLike | None,
   split: Mapping[str, Any],
+  canaries: Mapping[str, Any] | None = None,
 ) -> tuple[Dataset, Split]:
   """Loads and splits; writes `folder`, or holds both to what it has.
 
@@ -48,6 +50,7 @@ def prepare(
     filter: see `load`.
     data_dir: where prepared TensorFlow datasets lie, or None.
     split: arguments of `diffmem.data.split`.
+    canaries: arguments of `canaries.insert`, or None for no canaries.
 
   Raises:
     ValueError: the source or split cannot be used, or is not what an earlier
@@ -56,6 +59,8 @@ def prepare(
   """
   dataset = open_source(source, crop, resize, filter, data_dir)
   drawn = splits.split(dataset, seed=seed, **split)
+  if canaries is not None:
+    drawn = insert(dataset, drawn, seed=seed, **canaries)
   return _keep(workdir.path(folder), dataset, drawn)
 
 
@@ -197,7 +202,8 @@ def compare(folder: epath.Path, old: dict, new: dict) -> None:
       )
       raise ValueError(f"{folder} was made from other data ({what}): {advice}")
     was, now = old["split"], new["split"]
-    if was["sha256"] != now["sha256"]:
+    kept = [workdir.digest([info.get("canaries")]) for info in (was, now)]
+    if was["sha256"] != now["sha256"] or kept[0] != kept[1]:
       what = first_difference(was, now, [*now])
       raise ValueError(f"{folder} holds another split ({what}): {advice}")
   except KeyError as e:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int
 from diffmem import workdir
 from diffmem.data import secmi
 from diffmem.data.dataset import Dataset, duplicate_of, fingerprint
-from diffmem.data.streams import permutation
+from diffmem.data.streams import coins, permutation
 
 SETS = ("members", "held_out", "calibration")
 ARRAYS = (*SETS, "copies", "pool", "shadows")
@@ -119,8 +119,36 @@ def random(
   return *parts, {"duplicates_left_out": len(first) - len(distinct)}
 
 
+def bernoulli(
+  dataset: Dataset,
+  *,
+  seed: int,
+  members: int | None,
+  held_out: int | None,
+  calibration: int | None,
+  path: str | os.PathLike | None,
+) -> Parts:
+  """As `random`, but each pool image is a member by a fair coin of its own.
+
+  An audit of one run needs such independent inclusion; members + held_out is
+  the size of the pool, and about half of it become members.
+  """
+  *parts, third, info = random(
+    dataset,
+    seed=seed,
+    members=members,
+    held_out=held_out,
+    calibration=calibration,
+    path=path,
+  )
+  pool = np.sort(np.concatenate(parts))
+  heads = coins(len(pool), seed, "inclusion").astype(bool)
+  return pool[heads], pool[~heads], third, info
+
+
 SPLITS: dict[str, Callable[..., Parts]] = {
   "random": random,
+  "bernoulli": bernoulli,
   "secmi-cifar10": secmi.cifar10,
 }
 
@@ -143,7 +171,7 @@ def split(
   Args:
     dataset: what to split.
     seed: decides everything; 0 or more.
-    name: "random", or a published split ("secmi-cifar10").
+    name: "random", "bernoulli", or a published split ("secmi-cifar10").
     members: how many; None takes what a published split gives, 0 leaves
       shadow models alone, which share the held-out images.
     held_out: how many; None likewise.
@@ -162,6 +190,11 @@ def split(
     raise ValueError(f"split {name!r}: expected one of {list(SPLITS)}")
   if seed < 0:
     raise ValueError(f"seed={seed}: expected 0 or more")
+  if name == "bernoulli" and planted:
+    raise ValueError(
+      f"planted={planted} with name='bernoulli': inclusion would be no fair "
+      "coin among the images seen once; plant nothing"
+    )
   inside, outside, third, info = SPLITS[name](
     dataset,
     seed=seed,
@@ -216,7 +249,9 @@ def of_shadow(split: Split, shadow: int) -> Split:
   )
   counts = {key: len(getattr(made, key)) for key in SETS}
   what = {**counts, "planted": [], "shadow": shadow, "sha256": made.digest}
-  return dataclasses.replace(made, info={**split.info, **what})
+  info = {**split.info, **what}
+  info.pop("canaries", None)  # they are the main model's
+  return dataclasses.replace(made, info=info)
 
 
 def plant(

@@ -16,7 +16,7 @@ import optax
 import diffmem.data
 import diffmem.models
 from diffmem import checkpoint, keys, mesh, workdir
-from diffmem.data import streams
+from diffmem.data import canaries, streams
 from diffmem.denoiser import trained
 from diffmem.diffusion import schedules
 from diffmem.train import loop, state, step, tensorboard
@@ -117,6 +117,7 @@ def run(
   if shared is None:
     shared = program(shape, models=models, diffusion=diffusion, train=train)
   _check_labels(shared.model, dataset)
+  canaries.check(split, shared.model.num_classes)
   # Four trees of float32 a checkpoint: weights, EMA, two moments; two are
   # kept while a third is written.
   size = diffmem.models.count(
@@ -134,7 +135,7 @@ def run(
     draw = preview and preview(build, stage.folder / "previews")
     ema = _train(stage, config, shared, dataset, split, draw, progress)
     stage.record("weights", digest(ema))
-    stage.record("images", len(split.training_rows))
+    stage.record("images", canaries.trained_on(split))
 
 
 def prepare(root: str | os.PathLike, seed: int, data: dict):
@@ -168,10 +169,11 @@ def _train(stage, config, program, dataset, split, preview, progress) -> Any:
     root = keys.stream(root, "shadow", split.shadow)
     seed = streams.derived(seed, "shadow", split.shadow)
   root = mesh.replicate(keys.stream(root, "train"), mesh.data_mesh())
+  dataset, rows = canaries.training(dataset, split)
   batches = diffmem.data.Batches(
     dataset.images,
     dataset.labels,
-    np.searchsorted(dataset.ids, split.training_rows),
+    rows,
     batch=train["batch"],
     seed=seed,
     flip=train["flip"],

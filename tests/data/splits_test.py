@@ -173,7 +173,7 @@ def test_without_members_the_shadows_share_the_held_out_images():
     ({"held_out": -1}, "held_out=-1"),
     ({"members": 0}, "members=0"),
     ({"members": 40}, r"40 \+ 15 \+ 10 = 65, but .* 60 distinct"),
-    ({"name": "half"}, r"split 'half': expected one of \['random', 'secmi"),
+    ({"name": "half"}, r"split 'half': expected one of \['random', 'bernou"),
     ({"path": "x.npz"}, "path=x.npz: the random split reads no file"),
     ({"seed": -1}, "seed=-1"),
   ],
