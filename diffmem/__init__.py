@@ -21,6 +21,7 @@ _MODULES = frozenset(
     "diffusion",
     "distances",
     "extraction",
+    "features",
     "keys",
     "membership",
     "mesh",
