@@ -27,8 +27,8 @@ Arguments:
                  network then is the one whose weights they published (see
                  diffmem-convert)
   path=FILE      of the published split, CIFAR10_train_ratio0.5.npz
-  shadows=N      an even number of shadow models, for membership; each trains
-                 on its own half of members and held-out images
+  shadows=N      an even number of shadow models, for membership, 6 or more;
+                 each trains on its own half of members and held-out images
   shadow=I       this run is of shadow I alone, in <workdir>/shadows/I: give
                  each its own job, all of them the same shadows=N
 """
@@ -128,12 +128,44 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       gallery=96,
     ),
     membership=dict(
-      attacks=("loss",),
+      attacks=("loss", "secmi", "pia", "pian", "sima", "pfami", "rediffuse"),
       t=(50, 100, 200, 300),
-      headline_t=100,
-      draws=20,
+      headline_t=placeholder(int),  # none: chosen on images set aside
+      choose=0.2,  # of members seen once, and of held-out images
+      criterion="tpr@0.01",  # what is best there; or auc
       batch=512,
       bootstrap=1000,
+      # One section an attack; `t` there takes the place of the one above.
+      loss=dict(draws=20, augment=("identity", "flip"), over="mean"),
+      secmi=dict(interval=10, mode="paper"),
+      pia=dict(p=4, normalise="none"),
+      pian=dict(p=4, normalise="consistent"),
+      sima=dict(t=(10, 50, 100, 200), p=4),
+      pfami=dict(
+        t=(450,),
+        points=10,
+        crops=10,
+        weakest=0.95,
+        strongest=0.7,
+        draws=1,
+        whole_pixels=False,
+        crop="mean",
+        change="relative",
+      ),
+      rediffuse=dict(t=(200,), interval=100, repeats=10, norm=2),
+      shadow_attacks=_with_shadows() if given.shadows else dict(),
+      by_step=False,  # attack earlier checkpoints too
+      generated=5_000,  # generations scored as a third class
+      gallery=24,  # easiest and hardest images of each kind
+      images=dict(neighbours=5, most=100_000),  # who are outliers
+      controls=dict(
+        draws=200,
+        permutations=200,
+        components=32,
+        trees=100,
+        folds=5,
+        images=20_000,
+      ),
     ),
     report=dict(
       title="What a DDPM keeps of CIFAR-10",
@@ -152,5 +184,54 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.train.update(log_every=5, checkpoint_every=5, preview_every=10)
     config.train.update(preview=16)
     config.sample.update(n=64, batch=32, steps=5)
-    config.membership.update(t=(50, 100), draws=2, bootstrap=100)
+    config.membership.update(t=(50, 100), bootstrap=100, generated=32)
+    config.membership.update(choose=0.3, criterion="auc")
+    config.membership.loss.draws = 2
+    config.membership.sima.t = (10, 50)
+    config.membership.pfami.update(t=(100,), points=2, crops=2)
+    config.membership.rediffuse.update(t=(100,), repeats=2)
+    config.membership.controls.update(draws=20, permutations=20, trees=10)
+    for section in config.membership.shadow_attacks.values():
+      section.draws = min(section.draws, 2)
   return config
+
+
+def _with_shadows() -> dict:
+  """Attacks with shadow models, and the loss threshold on the same targets.
+
+  As in section 5.2 of Carlini et al. 2023: out of the box, one draw of noise;
+  strong, the mean over 20 draws and both mirror images.
+  """
+  both = ("identity", "flip")
+  lira = dict(
+    kind="lira",
+    draws=20,
+    augment=both,
+    variant="online",
+    variance="fixed",
+    statistic="log",
+    augmentations="mean",
+  )
+  rmia = dict(
+    kind="rmia",
+    draws=20,
+    augment=both,
+    variant="online",
+    population=None,
+    gamma=1.0,
+    a=1.0,
+    statistic="log",
+    scale=1.0,
+    break_ties=False,
+  )
+  plain = dict(draws=1, augment=("identity",))
+  return dict(
+    lira=lira,
+    lira_one_draw={**lira, **plain},
+    lira_per_example={**lira, "variance": "example"},
+    lira_offline={**lira, "variant": "offline"},
+    rmia=rmia,
+    rmia_offline={**rmia, "variant": "offline"},
+    loss_threshold=dict(kind="loss", draws=20, augment=both),
+    loss_one_draw=dict(kind="loss", **plain),
+  )

@@ -11,7 +11,7 @@ are planted (4 are seen 50 times, 6 twenty times, and so on), so that it is
 known what there is to find. A small U-Net is trained on them (Ho et al. 2020,
 arXiv:2006.11239), 4,096 images are sampled (DDIM, Song et al. 2021,
 arXiv:2010.02502) and searched for training images (Carlini et al. 2023,
-arXiv:2301.13188), and the loss attack tells members apart.
+arXiv:2301.13188), and seven attacks tell members from others.
 
 Arguments: `debug` (the same path in under a minute, too short to learn
 anything), `seed=N`.
@@ -101,12 +101,44 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       gallery=48,
     ),
     membership=dict(
-      attacks=("loss",),
+      attacks=("loss", "secmi", "pia", "pian", "sima", "pfami", "rediffuse"),
       t=(10, 30, 100, 300),
-      headline_t=100,
-      draws=16,
+      headline_t=placeholder(int),  # none: chosen on images set aside
+      choose=0.2,  # of members seen once, and of held-out images
+      criterion="auc",  # what is best there; or tpr@0.01
       batch=512,
       bootstrap=1000,
+      # One section an attack; `t` there takes the place of the one above.
+      loss=dict(draws=16, augment=("identity",), over="mean"),
+      secmi=dict(t=(10, 30, 100), interval=10, mode="paper"),
+      pia=dict(p=4, normalise="none"),
+      pian=dict(p=4, normalise="consistent"),
+      sima=dict(p=4),
+      pfami=dict(
+        t=(100,),
+        points=5,
+        crops=4,
+        weakest=0.95,
+        strongest=0.7,
+        draws=1,
+        whole_pixels=False,
+        crop="mean",
+        change="relative",
+      ),
+      rediffuse=dict(t=(30, 100), interval=50, repeats=10, norm=2),
+      shadow_attacks=dict(),  # see digits_membership.py
+      by_step=False,  # attack earlier checkpoints too
+      generated=256,  # generations scored as a third class
+      gallery=12,  # easiest and hardest images of each kind
+      images=dict(neighbours=5, most=100_000),  # who are outliers
+      controls=dict(
+        draws=200,
+        permutations=200,
+        components=32,
+        trees=100,
+        folds=5,
+        images=20_000,
+      ),
     ),
     report=dict(
       title="What a DDPM keeps of handwritten digits",
@@ -118,5 +150,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.train.update(steps=20, warmup=5, log_every=5, checkpoint_every=10)
     config.train.update(preview_every=20, preview=16)
     config.sample.update(n=128, batch=64, steps=5)
-    config.membership.update(t=(10, 100), draws=2, bootstrap=100)
+    config.membership.update(t=(10, 100), bootstrap=100, generated=32)
+    config.membership.loss.draws = 2
+    config.membership.secmi.t = (10,)
+    config.membership.pfami.update(points=2, crops=2)
+    config.membership.rediffuse.update(t=(10,), repeats=2)
+    config.membership.controls.update(draws=20, permutations=20, trees=10)
   return config

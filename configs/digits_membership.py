@@ -15,7 +15,7 @@ the attacks that need none; every image is a member of half of the targets.
 for the U-Net: it trains several times faster on a CPU.
 
 Arguments: `debug` (the same path in under a minute, too short to learn
-anything), `seed=N`, `shadows=N` (an even number, 4 or more), `steps=N` (of
+anything), `seed=N`, `shadows=N` (an even number, 6 or more), `steps=N` (of
 training; at 8,000 the loss alone tells nearly all), `shadow=I` (this run is of
 shadow I alone, in <workdir>/shadows/I, as one job of many).
 """
@@ -81,12 +81,32 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       tensorboard=False,
     ),
     membership=dict(
-      attacks=("loss",),
+      attacks=("loss", "secmi", "pia", "pian", "sima"),
       t=(10, 30, 50, 100, 200),
-      headline_t=30,
-      draws=16,
+      headline_t=placeholder(int),  # none: chosen on images set aside
+      choose=0.2,  # of the pool
+      criterion="auc",  # what is best there; or tpr@0.01
       batch=512,
       bootstrap=1000,
+      # One section an attack; `t` there takes the place of the one above.
+      loss=dict(draws=16, augment=("identity",), over="mean"),
+      secmi=dict(interval=10, mode="paper"),
+      pia=dict(p=4, normalise="none"),
+      pian=dict(p=4, normalise="consistent"),
+      sima=dict(p=4),
+      shadow_attacks=_with_shadows(),
+      by_step=True,  # attack earlier checkpoints too
+      generated=0,  # nothing is sampled
+      gallery=12,  # easiest and hardest images of each kind
+      images=dict(neighbours=5, most=100_000),  # who are outliers
+      controls=dict(
+        draws=200,
+        permutations=200,
+        components=32,
+        trees=100,
+        folds=5,
+        images=20_000,
+      ),
     ),
     report=dict(
       title="Who was in the training set of models of handwritten digits",
@@ -98,5 +118,42 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.models.update(width=32, blocks=1)
     config.train.update(steps=20, warmup=5, log_every=10, checkpoint_every=10)
     config.train.update(batch=32, preview_every=20)
-    config.membership.update(t=(10, 30), draws=2, bootstrap=100)
+    config.membership.update(t=(10, 30), bootstrap=100)
+    config.membership.loss.draws = 2
+    config.membership.controls.update(draws=20, permutations=20, trees=10)
+    for section in config.membership.shadow_attacks.values():
+      section.draws = min(section.draws, 2)
   return config
+
+
+def _with_shadows() -> dict:
+  """Attacks with shadow models; the plain loss is among those without."""
+  lira = dict(
+    kind="lira",
+    draws=16,
+    augment=("identity",),
+    variant="online",
+    variance="fixed",  # of all images: three shadows a side tell no other
+    statistic="log",
+    augmentations="mean",
+  )
+  rmia = dict(
+    kind="rmia",
+    draws=16,
+    augment=("identity",),
+    variant="online",
+    population=None,  # the ratio itself: its place among others is tied
+    gamma=1.0,
+    a=1.0,
+    statistic="log",
+    scale=1.0,
+    break_ties=False,
+  )
+  return dict(
+    lira=lira,
+    lira_one_draw={**lira, "draws": 1},
+    lira_per_example={**lira, "variance": "example"},
+    lira_offline={**lira, "variant": "offline"},
+    rmia=rmia,
+    rmia_offline={**rmia, "variant": "offline"},
+  )

@@ -30,7 +30,7 @@ def config(root):
   }
   found["train"].update(steps=8, checkpoint_every=8, preview_every=8)
   found["sample"].update(n=64, batch=8, steps=2)
-  found["membership"].update(batch=64)
+  found["membership"].update(batch=64, attacks=("loss", "pia"))
   return found
 
 

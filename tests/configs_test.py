@@ -11,6 +11,7 @@ from diffmem import data, models
 from diffmem.bin import program
 from diffmem.data import splits
 from diffmem.diffusion import losses, schedules, steppers
+from diffmem.membership import shadowed, stored
 from diffmem.models import presets
 
 CONFIGS = {
@@ -204,4 +205,18 @@ def test_neighbours_fit_the_search(root):
   for name, arg in ALL:
     config = load(root, name, arg)
     assert config.extraction.neighbours < config.distances.k
-    assert config.membership.headline_t in config.membership.t
+
+
+@pytest.mark.parametrize(("name", "arg"), TRAINED)
+def test_every_attack_has_all_of_its_options(root, name, arg):
+  """Also those with shadow models, where there are some."""
+  config = load(root, name, arg).to_dict()
+  membership = config["membership"]
+  plan = stored.plan(membership, config["seed"])
+  assert plan[0].name == "loss"
+  for want in plan:
+    most = membership["headline_t"]
+    assert most is None or most in want.times
+  want = stored.wanted("loss", membership, config["seed"])
+  shadows = shadowed.plan(membership, want)
+  assert bool(shadows) == bool(config["data"]["split"]["shadows"])

@@ -38,11 +38,12 @@ def build(
   )
 
 
-def load(root: str | os.PathLike) -> Denoiser:
+def load(root: str | os.PathLike, *, step: int | None = None) -> Denoiser:
   """The EMA weights of a finished training.
 
   Args:
     root: the workdir.
+    step: of an earlier checkpoint, one of `steps`; None for the last.
 
   Raises:
     FileNotFoundError: the train stage has not finished.
@@ -57,10 +58,19 @@ def load(root: str | os.PathLike) -> Denoiser:
   folder = workdir.path(root) / "train" / "checkpoints"
   with checkpoint.Checkpointer(folder) as checkpointer:
     parts = checkpointer.restore(
-      {"ema": checkpoint.abstract(shapes, here)}, config["train"]["steps"]
+      {"ema": checkpoint.abstract(shapes, here)},
+      config["train"]["steps"] if step is None else step,
     )
   _check_finite(parts["ema"], folder)
   return build(meta["shape"], *sections, parts["ema"])
+
+
+def steps(root: str | os.PathLike) -> list[int]:
+  """The steps that checkpoints are kept of, ascending."""
+  folder = workdir.path(root) / "train" / "checkpoints"
+  if not folder.exists():
+    return []
+  return sorted(int(f.name) for f in folder.iterdir() if f.name.isdigit())
 
 
 def _learned(diffusion: dict) -> bool:

@@ -32,11 +32,14 @@ class Parts:
   Attributes:
     copies: how often each image stands in training, 0 for the others.
     choose: on which times are chosen; members seen once, and held-out ones.
+    fit: half of these; an attack that learns does so on them, and chooses
+      its time on the others.
     calibration: non-members that set thresholds.
   """
 
   copies: Int[np.ndarray, " n"]
   choose: Bool[np.ndarray, " n"]
+  fit: Bool[np.ndarray, " n"]
   calibration: Bool[np.ndarray, " n"]
 
   @property
@@ -68,7 +71,8 @@ def draw(
   """Sets a share of members seen once, and of held-out images, aside.
 
   Args:
-    copies: how often each image stands in training, 0 for the others.
+    copies: how often each image stands in training, 0 for the others; all 0
+      where there is no model but shadows, then they are one class.
     calibration: which images belong to the calibration part.
     share: of each class, at least 0 and less than 1; 0 sets nothing aside.
     seed: of the draw.
@@ -81,11 +85,13 @@ def draw(
     raise ValueError(f"choose = {share}: expected at least 0, less than 1")
   if np.any(calibration & (copies > 0)):
     raise ValueError("calibration images must be outside training")
-  choose = np.zeros(len(copies), bool)
+  choose, fit = np.zeros((2, len(copies)), bool)
   for name, rows in (
     ("members seen once", np.flatnonzero(copies == 1)),
     ("held-out images", np.flatnonzero((copies == 0) & ~calibration)),
   ):
+    if not len(rows) and not copies.any():
+      continue
     count = round(share * len(rows))
     if not count < len(rows) or (share and not count):
       raise ValueError(
@@ -94,7 +100,8 @@ def draw(
       )
     order = streams.permutation(len(rows), seed, f"membership choice: {name}")
     choose[rows[order[:count]]] = True
-  return Parts(copies, choose, calibration)
+    fit[rows[order[: count // 2]]] = True
+  return Parts(copies, choose, fit, calibration)
 
 
 def check_criterion(criterion: str, non_members: int) -> None:

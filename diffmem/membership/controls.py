@@ -18,11 +18,11 @@ import numpy as np
 import scipy.stats
 
 from diffmem import stats
-from diffmem.arrays import Float
+from diffmem.arrays import Bool, Float
 from diffmem.membership import choosing, evaluate
 from diffmem.membership.evaluate import TRANSFER, Design
 
-SURE = 4.0  # standard errors: a mean further off is no accident (1 in 15,000)
+SURE = 3e-5  # the chance of a mean so far off on one side by accident
 
 
 def random(
@@ -45,7 +45,7 @@ def random(
       non-members that choose do.
     headline: the column fixed in advance, or None to choose.
     criterion: by what to choose.
-    draws: random matrices.
+    draws: random matrices, at least 2.
     seed: of the noise.
     score: for an attack with shadows, from losses of pure noise [m n] to
       its scores [m n]; they are drawn with the shape of the design.
@@ -78,9 +78,9 @@ def random(
     f"over {draws} draws"
   )
   if rates:
-    mean, error = _mean(rates)
+    mean, slack = _mean(rates)
     found |= {"mean_realised_fpr": mean, "nominal_fpr": TRANSFER}
-    passes &= mean <= TRANSFER + SURE * error
+    passes &= mean <= TRANSFER + slack
     said += (
       f", and a threshold set for {TRANSFER:.0%} false alarms lets "
       f"{mean:.2%} of non-members pass"
@@ -138,25 +138,29 @@ def shuffled(
 
 
 def _around_half(aucs: list[float]) -> dict[str, Any]:
-  mean, error = _mean(aucs)
+  mean, slack = _mean(aucs)
   low, high = (float(q) for q in np.quantile(aucs, [0.025, 0.975]))
   return {
     "draws": len(aucs),
     "mean_auc": mean,
     "middle_95": [low, high],
-    "passes": bool(abs(mean - 0.5) <= SURE * error and low <= 0.5 <= high),
+    "passes": bool(abs(mean - 0.5) <= slack),
   }
 
 
 def _mean(values: list[float]) -> tuple[float, float]:
-  """Mean, and its standard error."""
-  spread = float(np.std(values, ddof=1)) if len(values) > 1 else np.inf
-  return float(np.mean(values)), float(spread / np.sqrt(len(values)))
+  """The mean, and how far off it may be by accident (Student's t)."""
+  count = len(values)
+  error = np.std(values, ddof=1) / np.sqrt(count)
+  return float(np.mean(values)), float(
+    error * scipy.stats.t.isf(SURE, count - 1)
+  )
 
 
 def others(
-  reported: Float[np.ndarray, " a"],
-  calibration: Float[np.ndarray, " c"],
+  scores: Float[np.ndarray, "m n"],
+  outside: Bool[np.ndarray, "m n"],
+  calibration: Bool[np.ndarray, " n"],
   *,
   attacks: int,
   bootstrap: int,
@@ -166,14 +170,33 @@ def others(
 
   It passes if the AUC's interval holds 1/2 at a level that allows for so many
   attacks: on a fair split all of them pass in 95 of 100 runs.
+
+  Args:
+    scores: of each image under each target model.
+    outside: the reported pairs of non-members.
+    calibration: the images of the calibration part.
+    attacks: how many controls of this kind there are.
+    bootstrap: resamples behind each interval.
+    seed: of the resampling.
   """
-  options = {"resamples": bootstrap, "seed": seed}
-  auc = stats.interval(reported, calibration, **options)
-  _, low, high = stats.interval(
-    reported, calibration, level=1 - 0.05 / attacks, **options
-  )
+  every = np.broadcast_to(calibration, scores.shape)
+
+  def compare(level: float) -> list[float]:
+    found = stats.pooled(
+      scores,
+      outside,
+      counted=outside | every,
+      fprs=(),
+      resamples=bootstrap,
+      level=level,
+      seed=seed,
+    )["auc"]
+    assert found is not None
+    return found
+
+  auc = compare(0.95)
+  _, low, high = compare(1 - 0.05 / attacks)
   passes = low <= 0.5 <= high
-  value = auc[0]
   meaning = (
     "as it should"
     if passes
@@ -182,11 +205,11 @@ def others(
   )
   verb = "does not tell" if passes else "tells"
   return {
-    "auc": list(auc),
-    "images": [len(reported), len(calibration)],
+    "auc": auc,
+    "images": [int(outside.any(0).sum()), int(calibration.sum())],
     "passes": bool(passes),
     "says": f"Between held-out and calibration images, none of them members, "
-    f"the attack {verb} (AUC {value:.3f}, {auc[1]:.3f} to {auc[2]:.3f}), "
+    f"the attack {verb} (AUC {auc[0]:.3f}, {auc[1]:.3f} to {auc[2]:.3f}), "
     f"{meaning}.",
   }
 

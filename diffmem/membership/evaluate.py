@@ -67,7 +67,7 @@ def attack(
   times: Sequence[Any],
   design: Design,
   *,
-  calibration: Float[np.ndarray, "c t"] | None,
+  calibration: Float[np.ndarray, "m c t"] | None,
   headline_t: int | None,
   criterion: str,
   bootstrap: int,
@@ -79,8 +79,9 @@ def attack(
     scores: of each image under each model at each time.
     times: the name of each time.
     design: who is who.
-    calibration: scores of images that no model was trained on; they set the
-      threshold that is carried over. None: non-members that choose set it.
+    calibration: scores, under each model, of images that none was trained on;
+      they set the threshold that is carried over. None: non-members that
+      choose set it.
     headline_t: a time fixed in advance, or None to choose.
     criterion: what is best on the images that choose.
     bootstrap: resamples behind each interval.
@@ -122,7 +123,7 @@ def attack(
     "transferred": transferred(
       at,
       design,
-      None if calibration is None else calibration[:, row],
+      None if calibration is None else calibration[:, :, row].ravel(),
       bootstrap=bootstrap,
       seed=seed,
     ),
@@ -229,7 +230,8 @@ def scores_csv(
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
   writer.writerow(["id", "member", "copies", "used", *scores])
-  for i in np.flatnonzero(~parts.calibration):
+  order = np.argsort(parts.copies == 0, kind="stable")  # members first
+  for i in order[~parts.calibration[order]]:
     row = [f"{values[i]:.9g}" for values in scores.values()]
     count = parts.copies[i]
     used = "choose" if parts.choose[i] else "report"

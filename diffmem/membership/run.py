@@ -1,28 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The membership stage: members and held-out images, scored and compared.
+"""The membership stage: every attack of the config, with its controls.
 
-Writes <root>/membership: losses (a store, with losses.json saying of what),
-results.json, scores.csv and roc.npz. The headline compares members that
-stand in training once with held-out images, at a t that the config fixes in
-advance; other times are a sweep, marked exploratory.
+Writes <root>/membership:
+
+  signals/          what was computed of each model for each image (kept)
+  results.json      numbers of each attack by its name; keys that begin with
+                    "_" are no attacks: _parts, _controls, _images, _by_step,
+                    _joined
+  scores.csv        one line an image, one column an attack
+  roc.npz           exact curves
+  gallery.npz       easiest and hardest images
+  shadow_scores.npz scores [target, image] of attacks on shadow models
+
+Times are chosen, networks trained and thresholds set on images that no number
+comes from (`choosing`); with `headline_t` the time is fixed in advance.
 """
 
-import csv
 import io
 import logging
 import os
+from typing import Any
 
 import numpy as np
 
-import diffmem.data
-from diffmem import stats, workdir
-from diffmem.arrays import Float, Int
-from diffmem.denoiser import trained
-from diffmem.membership import ATTACKS, check_attack, loss, protocol, signals
+from diffmem import workdir
+from diffmem.membership import (
+  aside,
+  choosing,
+  controls,
+  evaluate,
+  scene,
+  shadow_signals,
+  shadowed,
+  single,
+  stored,
+)
 
 _log = logging.getLogger(__name__)
-
-FPRS = (0.01, 0.001)
 
 
 def run(
@@ -35,178 +49,237 @@ def run(
   """Makes <root>/membership, or what is still missing of it.
 
   Args:
-    root: the workdir; its train stage must have finished.
-    seed: of the noise and of the bootstrap.
+    root: the workdir; its training must have finished.
+    seed: of the noise, of who chooses, of the bootstrap.
     membership: the config section, as a plain dict.
     progress: show the rate and the time left.
 
   Raises:
-    FileNotFoundError: there are no weights.
-    ValueError: an option that cannot be, or losses kept from other options.
-    FloatingPointError: a loss is not finite; names the ids.
+    FileNotFoundError: there are no weights, or shadows are missing.
+    ValueError: an option that cannot be, or signals kept from other options.
+    FloatingPointError: a signal is not finite; names the ids.
   """
-  _check(membership)
-  train = workdir.require(root, "train")
-  _, split = data = diffmem.data.read(workdir.path(root) / "data")
-  for name in ("members", "held_out"):
-    if not len(getattr(split, name)):
-      raise ValueError(
-        f"the split has 0 {name} images, membership needs some of both: raise "
-        f"data.split.{name}"
-      )
-  inputs = {"weights": train["weights"], "split": split.digest}
-  made_of = {k: membership[k] for k in ("t", "draws", "batch")}
-  made_of = workdir.plain({"seed": seed, **made_of, **inputs})
-  folder = workdir.path(root) / "membership"
-  _check_kept(folder, made_of)
+  plan = stored.plan(membership, seed)
+  _check(membership, plan)
+  losses = None
+  with_shadows = bool(membership["shadow_attacks"])
+  attacks = []
+  if with_shadows:
+    losses = stored.wanted("loss", membership, seed, plan)
+    attacks = shadowed.plan(membership, losses)
+  learns = any(want.attack.fit is not None for want in plan)
+  fixed = membership["headline_t"] is not None
+  here = scene.build(
+    root,
+    share=0.0 if fixed and not learns else membership["choose"],
+    seed=seed,
+    with_shadows=with_shadows,
+  )
+  if not fixed:
+    count = here.design.counts(here.design.choose)["non_members"]
+    choosing.check_criterion(membership["criterion"], count)
+  if here.shadows is not None:
+    for attack in attacks:
+      shadowed.check(here, attack)
+  batch = membership["batch"]
+  for want in plan:
+    shadow_signals.check(
+      here.targets, want.signal, t=want.times, batch=batch, **want.of_signal
+    )
+  generated = aside.bank(root, here, membership["generated"])
+  inputs = {**here.inputs, **aside.inputs(root, membership["generated"])}
   with workdir.stage(
     root,
     "membership",
     config={"seed": seed, "membership": membership},
     inputs=inputs,
-    replace=True,  # what is dear are the losses, held to their own record
+    replace=True,  # what is dear are the signals, held to their own records
   ) as stage:
     if stage.finished:
       _log.info("membership: finished before, kept (%s)", stage.folder)
       return
-    workdir.write_json(folder / "losses.json", made_of)
-    losses = _losses(root, folder, data, seed, membership, progress)
-    _write(folder, split, losses, seed, membership)
+    work = _Work(root, here, membership, seed, progress)
+    found = [work.without_shadows(want) for want in plan]
+    if here.shadows is not None and losses is not None:
+      found += work.with_shadows(attacks, losses)
+    extra = work.control(plan, found, attacks, generated)
+    extra |= work.beside(stage.folder, plan, found)
+    _write(stage.folder, here, found, extra)
 
 
-def _check(membership: dict) -> None:
-  for name in membership["attacks"]:
-    check_attack(name)
-  if not membership["attacks"]:
-    raise ValueError("membership.attacks is empty: name one, such as 'loss'")
-  if membership["headline_t"] not in membership["t"]:
-    raise ValueError(
-      f"membership.headline_t = {membership['headline_t']} is not in "
-      f"membership.t = {tuple(membership['t'])}: add it"
-    )
-  if membership["bootstrap"] < 1:
-    raise ValueError(
-      f"membership.bootstrap = {membership['bootstrap']}, expected at least 1"
-    )
-
-
-def _check_kept(folder, made_of: dict) -> None:
-  """Refuses losses that were computed with other options."""
-  file = folder / "losses.json"
-  if not file.exists():
-    return
-  kept = workdir.read_json(file)
-  for key, value in made_of.items():
-    if kept.get(key) != value:
+def _check(membership: dict, plan: list[stored.Wanted]) -> None:
+  t = membership["headline_t"]
+  for want in plan:
+    if t is not None and t not in want.times and len(want.times) > 1:
+      where = "membership.t"
+      if membership.get(want.name, {}).get("t"):
+        where = f"membership.{want.name}.t"
       raise ValueError(
-        f"{folder / 'losses'} was computed with {key} = {kept.get(key)!r}, "
-        f"this run has {value!r}; use another --workdir, or delete {folder} "
-        "to compute it anew"
+        f"membership.headline_t = {t} is not in {where} = {want.times}: add it"
+      )
+  chosen = t is None and any(len(want.times) > 1 for want in plan)
+  learnt = any(want.attack.fit is not None for want in plan)
+  if (chosen or learnt) and not membership["choose"]:
+    raise ValueError(
+      f"membership.choose = {membership['choose']}: there is nobody to choose "
+      "or learn from; set a share, such as 0.2, or membership.headline_t"
+    )
+  for key, least in (("bootstrap", 1), ("generated", 0), ("gallery", 0)):
+    if membership[key] < least:
+      raise ValueError(
+        f"membership.{key} = {membership[key]}, expected at least {least}"
+      )
+  if membership["criterion"] not in choosing.CRITERIA:
+    choosing.check_criterion(membership["criterion"], 1)
+  for key in ("draws", "permutations"):
+    if membership["controls"][key] < 2:
+      raise ValueError(
+        f"membership.controls.{key} = {membership['controls'][key]}, expected "
+        "at least 2"
       )
 
 
-def _losses(root, folder, data, seed: int, membership: dict, progress: bool):
-  """Members first, then held-out images."""
-  dataset, split = data
-  ids = np.concatenate([split.members, split.held_out])
-  denoiser = trained.load(root)
-  conditional = denoiser.num_classes is not None
-  return signals.compute(
-    denoiser,
-    dataset.take(ids),
-    loss.SIGNAL,
-    t=membership["t"],
-    draws=membership["draws"],
-    seed=seed,
-    augment=("identity",),
-    batch=membership["batch"],
-    cond=dataset.labels[dataset.rows(ids)] if conditional else None,
-    ids=ids,
-    path=folder / "losses",
-    progress=progress,
-  )
+class _Work:
+  """The parts of one run, with what they share."""
 
+  def __init__(self, root, here, membership: dict, seed: int, progress: bool):
+    self.root, self.here = root, here
+    self.membership, self.seed, self.progress = membership, seed, progress
+    self.rule = {k: membership[k] for k in ("headline_t", "criterion")}
+    self.resampling = {"bootstrap": membership["bootstrap"], "seed": seed}
 
-def _write(folder, split, losses, seed: int, membership: dict) -> None:
-  """Scores, curves and numbers of each attack; results.json last."""
-  copies = np.concatenate([split.copies, np.zeros_like(split.held_out)])
-  times = list(membership["t"])
-  headline = times.index(membership["headline_t"])
-  results, scores, curves = {}, {}, {}
-  for name in membership["attacks"]:
-    by_time = protocol.evaluate(ATTACKS[name], losses).T
-    results[name] = {
-      **evaluate(
-        by_time, copies, times, headline, membership["bootstrap"], seed
-      ),
-      "draws": membership["draws"],
-    }
-    scores[name] = by_time[headline]
-    once, never = scores[name][copies == 1], scores[name][copies == 0]
-    curves[f"{name}_fpr"], curves[f"{name}_tpr"], _ = stats.roc(once, never)
-  packed = io.BytesIO()
-  np.savez_compressed(packed, **curves)
-  workdir.write_bytes(folder / "roc.npz", packed.getvalue())
-  ids = np.concatenate([split.members, split.held_out])
-  text = scores_csv(ids, copies, scores)
-  workdir.write_bytes(folder / "scores.csv", text.encode())
-  workdir.write_json(folder / "results.json", results)
-
-
-def evaluate(
-  scores: Float[np.ndarray, "t n"],
-  copies: Int[np.ndarray, " n"],
-  times: list[int],
-  headline: int,
-  bootstrap: int,
-  seed: int,
-) -> dict:
-  """The numbers of one attack.
-
-  Args:
-    scores: at each time, of each image; higher means member.
-    copies: how often each image is in training, 0 for non-members.
-    times: the t of each row.
-    headline: the row fixed in advance.
-    bootstrap: resamples behind each interval.
-    seed: of the resampling.
-  """
-
-  def compare(row: int, inside, fprs=FPRS) -> dict:
-    return stats.summary(
-      scores[row][inside],
-      scores[row][copies == 0],
-      fprs=fprs,
-      resamples=bootstrap,
-      seed=seed,
+  def without_shadows(self, want: stored.Wanted) -> single.Result:
+    """One attack without shadows."""
+    return single.run(
+      self.here,
+      want,
+      batch=self.membership["batch"],
+      progress=self.progress,
+      **self.rule,
+      **self.resampling,
     )
 
-  return {
-    **compare(headline, copies == 1),
-    "t": times[headline],
-    "members": int(np.sum(copies == 1)),
-    "non_members": int(np.sum(copies == 0)),
-    "by_copies": {
-      str(c): compare(headline, copies == c, ())["auc"]
-      for c in np.unique(copies[copies > 1])[::-1]
-    },
-    "sweep": [
-      {"t": t, "exploratory": i != headline, **compare(i, copies == 1)}
-      for i, t in enumerate(times)
-    ],
-  }
+  def with_shadows(
+    self, attacks: list[shadowed.Plan], want: stored.Wanted
+  ) -> list[single.Result]:
+    """The attacks with shadows."""
+    found = shadow_signals.compute(
+      self.here.shadows,
+      want.signal,
+      t=want.times,
+      batch=self.membership["batch"],
+      progress=self.progress,
+      **want.of_signal,
+    )
+    losses = found.values()[:, self.here.pool]
+    return [
+      shadowed.run(
+        self.here, attack, losses, want.times, **self.rule, **self.resampling
+      )
+      for attack in attacks
+    ]
+
+  def control(self, plan, found, attacks, generated) -> dict[str, Any]:
+    """What is found in nothing; {"_controls": ..}."""
+    options, design = self.membership["controls"], self.here.design
+    count = int(self.here.parts.calibration.sum())
+    result: dict[str, Any] = {
+      "blind": aside.blind_control(
+        self.here, options, self.membership["bootstrap"], self.seed
+      )
+    }
+    most = max((r for r in found), key=lambda r: r.by_time.shape[2])
+    result["random"] = {
+      "scores": controls.random(
+        design,
+        most.by_time.shape[2],
+        count,
+        headline=None if self.rule["headline_t"] is None else most.row,
+        criterion=self.rule["criterion"],
+        draws=options["draws"],
+        seed=self.seed,
+      )
+    }
+    for attack in attacks:
+      result["random"][attack.name] = shadowed.random_control(
+        self.here, attack, draws=max(5, options["draws"] // 10), seed=self.seed
+      )
+    for one in found:
+      made = single.control(
+        self.here,
+        one,
+        attacks=len(plan),
+        permutations=options["permutations"],
+        **self.rule,
+        **self.resampling,
+      )
+      for kind, value in made.items():
+        result.setdefault(kind, {})[one.name] = value
+    result["generated"] = aside.generated_control(
+      self.root,
+      self.here,
+      list(zip(plan, found, strict=False)),
+      generated,
+      batch=self.membership["batch"],
+      progress=self.progress,
+      **self.resampling,
+    )
+    return {"_controls": result}
+
+  def beside(self, folder, plan, found) -> dict[str, Any]:
+    """Easiest and hardest images, checkpoints, extraction."""
+    made = {"_parts": aside.parts(self.here)}
+    made["_images"] = aside.gallery(
+      folder, self.here, found, **self.membership["images"],
+      count=self.membership["gallery"],
+    )  # fmt: skip
+    made["_by_step"] = aside.steps(
+      self.here,
+      plan,
+      found,
+      wanted=self.membership["by_step"],
+      batch=self.membership["batch"],
+      progress=self.progress,
+      **self.resampling,
+    )
+    made["_joined"] = aside.joined_with_extraction(
+      self.root, self.here, found, **self.resampling
+    )
+    return made
 
 
-def scores_csv(
-  ids: Int[np.ndarray, " n"],
-  copies: Int[np.ndarray, " n"],
-  scores: dict[str, np.ndarray],
-) -> str:
-  """One line an image: id, member (0 or 1), copies, a column an attack."""
-  out = io.StringIO()
-  writer = csv.writer(out, lineterminator="\n")
-  writer.writerow(["id", "member", "copies", *scores])
-  for i, (name, count) in enumerate(zip(ids, copies, strict=True)):
-    row = [f"{values[i]:.9g}" for values in scores.values()]
-    writer.writerow([name, int(count > 0), count, *row])
-  return out.getvalue()
+def _write(folder, here, found: list[single.Result], extra: dict) -> None:
+  """Scores and curves of each attack; results.json last."""
+  curves, columns, matrices = {}, {}, {}
+  results: dict[str, Any] = {}
+  pool = here.pool
+  for one in found:
+    results[one.name] = numbers = dict(one.numbers)
+    curves[f"{one.name}_fpr"], curves[f"{one.name}_tpr"] = one.curve
+    own = numbers.get("main")
+    if own is not None:
+      numbers["main"] = {k: v for k, v in own.items() if k != "scores"}
+      columns[one.name] = own["scores"]
+    elif here.main is not None:
+      columns[one.name] = one.scores[0]
+    if numbers["kind"] == "shadow" or here.main is None:
+      matrices[one.name] = one.scores[:, : int(pool.sum())]
+  if matrices:
+    design = here.shadow_design
+    matrices["_ids"] = here.ids[pool]
+    matrices["_inside"] = design.inside[:, pool]
+    matrices["_choose"] = design.choose[pool]
+    _save(folder / "shadow_scores.npz", matrices)
+  _save(folder / "roc.npz", curves)
+  if here.main is not None:
+    text = evaluate.scores_csv(here.ids, here.parts, columns)
+  else:
+    text = aside.mean_scores_csv(here, found)
+  workdir.write_bytes(folder / "scores.csv", text.encode())
+  workdir.write_json(folder / "results.json", {**results, **extra})
+
+
+def _save(file, arrays: dict[str, np.ndarray]) -> None:
+  packed = io.BytesIO()
+  np.savez_compressed(packed, **arrays)
+  workdir.write_bytes(file, packed.getvalue())

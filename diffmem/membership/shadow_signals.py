@@ -88,20 +88,8 @@ def compute(
   ids = np.concatenate([manifest.pool, calibration])
   outside = np.zeros(len(calibration), bool)
   inside = [np.append(model.inside, outside) for model in manifest.models]
-  made_of = {
-    "signal": signal.name,
-    "t": list(t),
-    **options,
-    "batch": batch,
-    "dataset": manifest.dataset,
-    "images": workdir.digest(ids),
-  }
-  folders = {
-    model.name: manifest.root / "membership" / "signals" / model.name
-    for model in manifest.models
-  }
-  for model in manifest.models:  # refused before any is computed
-    _check_kept(folders[model.name], signal.name, _record(made_of, model))
+  made_of = check(manifest, signal, t=t, batch=batch, **options)
+  folders = _folders(manifest)
   stores, template = [], None
   for n, model in enumerate(manifest.models):
     path = folders[model.name] / signal.name
@@ -131,6 +119,38 @@ def compute(
       )
     stores.append(store.open(path))
   return ModelSignals(manifest.models, ids, np.stack(inside), tuple(stores))
+
+
+def check(
+  manifest: Manifest,
+  signal: signals.Signal,
+  *,
+  t: Sequence[int],
+  batch: int,
+  **options: Any,
+) -> dict[str, Any]:
+  """Refuses signals that are kept of something else; arguments of `compute`.
+
+  Returns what they would be of, the weights left out.
+  """
+  ids = np.concatenate([manifest.pool, manifest.split.calibration])
+  made_of = {
+    "signal": signal.name,
+    "t": list(t),
+    **options,
+    "batch": batch,
+    "dataset": manifest.dataset,
+    "images": workdir.digest(ids),
+  }
+  for model in manifest.models:
+    folder = _folders(manifest)[model.name]
+    _check_kept(folder, signal.name, _record(made_of, model))
+  return made_of
+
+
+def _folders(manifest: Manifest) -> dict[str, Any]:
+  parent = manifest.root / "membership" / "signals"
+  return {model.name: parent / model.name for model in manifest.models}
 
 
 def _load(model: Model, template: Denoiser | None) -> Denoiser:

@@ -18,7 +18,14 @@ import numpy as np
 
 from diffmem import workdir
 
-STAGES = ("train", "sample", "distances", "extraction", "membership")
+STAGES = (
+  "train",
+  "sample",
+  "distances",
+  "extraction",
+  "prompts",
+  "membership",
+)
 SECTIONS = (
   "seed",
   "data",
@@ -29,7 +36,7 @@ SECTIONS = (
   "distances",
   "extraction",
   "membership",
-)
+)  # of a run that trains; together they make its config
 _PAIRS = {
   "matches": ("matches.csv", "match"),
   "near_misses": ("near_misses.csv", "near"),
@@ -56,6 +63,10 @@ class Results:
 
   metas: meta.json of each finished stage. unfinished: stages that began
   and did not end. curves: {attack: (fpr, tpr)}. previews: (step, PNG).
+  membership: attacks by name; membership_aside: what is told beside them, by
+  keys that begin with "_". left_out: files that an import skipped, as
+  {"name", "reason"}. prompts, ranking, prompt_pictures: the attack by prompt,
+  its flagged prompts, best first, and their images.
   """
 
   metas: dict[str, dict]
@@ -68,6 +79,19 @@ class Results:
   metrics: list[dict]
   previews: list[tuple[int, bytes]]
   tables: dict[str, str]
+  membership_aside: dict = dataclasses.field(default_factory=dict)
+  left_out: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  prompts: dict | None = None
+  ranking: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  prompt_pictures: dict[str, np.ndarray] = dataclasses.field(
+    default_factory=dict
+  )
+
+  @property
+  def outside(self) -> bool:
+    """Whether the images were made elsewhere: nothing was trained here."""
+    known = (*self.metas, *self.unfinished)
+    return "sample" in known and "train" not in known
 
   @property
   def config(self) -> dict[str, Any]:
@@ -105,9 +129,15 @@ def read(root: str | os.PathLike) -> Results:
     tables["matches"] = _text(root / "extraction" / "matches.csv")
   if "membership" not in unfinished:
     membership = _json(root / "membership" / "results.json")
+  aside = {}
   if membership is not None:
+    aside = {k: v for k, v in membership.items() if k.startswith("_")}
+    membership = {k: v for k, v in membership.items() if k not in aside}
     curves = _curves(root / "membership" / "roc.npz", membership)
     tables["scores"] = _text(root / "membership" / "scores.csv")
+  prompts = None
+  if "prompts" not in unfinished:
+    prompts = _json(root / "prompts" / "results.json")
   found = Results(
     metas=metas,
     unfinished=tuple(unfinished),
@@ -115,6 +145,13 @@ def read(root: str | os.PathLike) -> Results:
     extraction=extraction,
     pairs=pairs,
     membership=membership,
+    membership_aside=aside,
+    left_out=_rows(root / "sample" / "left_out.csv"),
+    prompts=prompts,
+    ranking=_rows(root / "prompts" / "ranking.csv") if prompts else [],
+    prompt_pictures=_arrays(root / "prompts" / "gallery.npz")
+    if prompts
+    else {},
     curves=curves,
     metrics=_metrics(root / "train" / "metrics.jsonl"),
     previews=_previews(root / "train" / "previews"),
@@ -137,12 +174,16 @@ def _text(file) -> str:
   return file.read_bytes().decode() if file.exists() else ""
 
 
+def _rows(file) -> list[dict[str, str]]:
+  return list(csv.DictReader(io.StringIO(_text(file), newline="")))
+
+
 def _pairs(folder) -> dict[str, Pairs]:
   """The three tables, each with the images of its first rows."""
   images = _arrays(folder / "gallery.npz")
   found = {}
   for name, (table, key) in _PAIRS.items():
-    rows = list(csv.DictReader(io.StringIO(_text(folder / table))))
+    rows = _rows(folder / table)
     generations = images.get(f"{key}_generations")
     references = images.get(f"{key}_training")
     if generations is None or references is None:

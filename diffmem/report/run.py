@@ -13,7 +13,7 @@ from typing import Any
 
 import diffmem
 from diffmem import workdir
-from diffmem.report import page, tables, verdict
+from diffmem.report import given, page, tables, verdict
 from diffmem.report.results import SECTIONS, Results, read
 
 MATCHES = (
@@ -77,7 +77,10 @@ def summarize(results: Results, report: dict) -> dict[str, Any]:
     workdir.plain(
       {
         "extraction": results.extraction,
-        "membership": results.membership,
+        "membership": results.membership
+        and {**results.membership, **results.membership_aside},
+        "prompts": results.prompts,
+        "given": given.facts(results),
         "stages": {
           name: {
             key: meta[key]

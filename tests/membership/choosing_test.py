@@ -24,6 +24,18 @@ def test_classes_are_drawn_apart():
   assert (parted.sum(0) == 1).all()
 
 
+def test_half_of_those_who_choose_may_be_learnt_from():
+  parts = draw()
+  assert parts.count(parts.fit) == {"members": 6, "non_members": 5}
+  assert not (parts.fit & ~parts.choose).any()
+
+
+def test_a_pool_of_shadows_is_one_class():
+  none = np.zeros(len(COPIES), int)
+  parts = choosing.draw(none, CALIBRATION, share=0.25, seed=0)
+  assert parts.count(parts.choose) == {"members": 0, "non_members": 29}
+
+
 def test_drawn_from_the_seed():
   np.testing.assert_array_equal(draw().choose, draw().choose)
   assert (draw().choose != draw(seed=1).choose).any()

@@ -63,7 +63,7 @@ def test_shadow_attacks_on_noise():
 
   found = controls.random(design, 1, 0, draws=20, score=fair, **RULE)
   assert found["passes"], found
-  assert not controls.random(design, 1, 0, draws=5, score=leaky, **RULE)[
+  assert not controls.random(design, 1, 0, draws=8, score=leaky, **RULE)[
     "passes"
   ]
 
@@ -82,31 +82,52 @@ def test_labels_exchanged(design):
   assert 0.3 < nothing["p"] < 0.7
 
 
-def test_one_permutation_equals_the_plain_auc(design):
+def test_permutations_equal_the_plain_auc(design):
   """Ranks reused over permutations give the AUC of the exchanged labels."""
   rng = np.random.default_rng(3)
   scores = rng.normal(size=(1, 800, 1)).round(1)
-  found = controls.shuffled(scores, design, 1.0, permutations=1, **RULE)
-  rng = np.random.default_rng(0)
-  order = np.arange(800)
-  for where in (design.choose, design.report):
-    images = np.flatnonzero(where)
-    order[images] = rng.permutation(images)
-  other = Design(design.inside[:, order], design.choose, design.report)
-  member, non_member = other.pairs(scores[:, :, 0], design.report)
-  assert found["mean_auc"] == pytest.approx(stats.auc(member, non_member))
+  found = controls.shuffled(scores, design, 1.0, permutations=2, **RULE)
+  rng, aucs = np.random.default_rng(0), []
+  for _ in range(2):
+    order = np.arange(800)
+    for where in (design.choose, design.report):
+      images = np.flatnonzero(where)
+      order[images] = rng.permutation(images)
+    other = Design(design.inside[:, order], design.choose, design.report)
+    aucs.append(stats.auc(*other.pairs(scores[:, :, 0], design.report)))
+  assert found["mean_auc"] == pytest.approx(np.mean(aucs))
 
 
 def test_non_members_against_non_members():
   rng = np.random.default_rng(4)
-  a, b = rng.normal(size=300), rng.normal(size=250)
+  scores = rng.normal(size=(1, 800))
+  held_out = ((COPIES == 0) & ~CALIBRATION)[None]
   options = {"attacks": 5, "bootstrap": 200, "seed": 0}
-  fair = controls.others(a, b, **options)
+  fair = controls.others(scores, held_out, CALIBRATION, **options)
   assert fair["passes"]
+  assert fair["images"] == [300, 200]
+  assert fair["auc"][0] == pytest.approx(
+    stats.auc(scores[held_out], scores[0, CALIBRATION])
+  )
   assert "does not tell" in fair["says"]
-  shifted = controls.others(a + 0.5, b, **options)
-  assert not shifted["passes"]
-  assert "differ by more than chance" in shifted["says"]
+  shifted = scores + 0.5 * held_out
+  found = controls.others(shifted, held_out, CALIBRATION, **options)
+  assert not found["passes"]
+  assert "differ by more than chance" in found["says"]
+
+
+def test_non_members_of_several_targets():
+  """Members are left out under the models that they belong to."""
+  rng = np.random.default_rng(5)
+  inside = np.hstack([pairs(6, 200), np.zeros((6, 100), bool)])
+  calibration = np.arange(300) >= 200
+  hard = rng.normal(size=300)[None]
+  scores = rng.normal(size=(6, 300)) + hard + 5 * inside
+  outside = ~inside & ~calibration[None]
+  options = {"attacks": 1, "bootstrap": 200, "seed": 0}
+  found = controls.others(scores, outside, calibration, **options)
+  assert found["passes"]
+  assert found["auc"][2] - found["auc"][1] > 0.08  # of images, not of pairs
 
 
 def test_generated_images():

@@ -38,7 +38,7 @@ def go(scores, parts, calibration=True, **change):
     scores[None],
     TIMES,
     evaluate.of_parts(parts),
-    calibration=scores[parts.calibration] if calibration else None,
+    calibration=scores[None, parts.calibration] if calibration else None,
     **options,
   )
 

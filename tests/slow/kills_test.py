@@ -93,7 +93,7 @@ def _writes(root: pathlib.Path, stage: str) -> int:
     "train": "train/checkpoints/*",
     "sample": "sample/images/c/*",
     "distances": "distances/*/*/c/*",
-    "membership": "membership/losses/c/*",
+    "membership": "membership/signals/main/*/c/*",
   }.get(stage)
   return len(list(root.glob(pattern))) if pattern else 0
 
@@ -102,7 +102,7 @@ def _half_written(root: pathlib.Path, stage: str) -> bool:
   """Whether the kill left a checkpoint or chunk that does not count."""
   if stage == "train":
     return any(root.glob("train/checkpoints/*orbax-checkpoint-tmp*"))
-  arrays = {"sample": "images", "membership": "losses"}
+  arrays = {"sample": "images"}
   if stage not in arrays:
     return False
   path = root / stage / arrays[stage]
@@ -228,11 +228,12 @@ def test_results_are_equal(calm, killed, file):
   assert (calm / file).read_text() == (killed[0] / file).read_text()
 
 
-def test_losses_are_equal(calm, killed):
-  losses = [
-    store.open(r / "membership" / "losses")[:] for r in (calm, killed[0])
-  ]
-  assert np.array_equal(*losses)
+def test_signals_are_equal(calm, killed):
+  found = sorted(calm.glob("membership/signals/*/*/zarr.json"))
+  assert len(found) > 5
+  for path in (p.parent for p in found):
+    other = killed[0] / path.relative_to(calm)
+    assert np.array_equal(store.open(path)[:], store.open(other)[:]), path
 
 
 def test_a_flipped_byte_stops_the_next_stage(killed):
