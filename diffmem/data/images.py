@@ -14,14 +14,14 @@ square is refused by a resize unless it is cropped first.
 """
 
 import dataclasses
-import io
-import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import ExifTags, Image, ImageOps
 
+File = Any  # a path, or an opened binary file: no type has all of these
 MAX_PIXELS = 2**26
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -119,7 +119,7 @@ def stack(
 
 
 def decode(
-  file: str | os.PathLike | io.BufferedIOBase, *, max_pixels: int = MAX_PIXELS
+  file: File, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[UInt8[np.ndarray, "h w c"], bool]:
   """Reads an image file: its pixels, and whether it had transparent ones.
 
@@ -133,7 +133,7 @@ def decode(
 
 
 def measure(
-  file: str | os.PathLike | io.BufferedIOBase, *, max_pixels: int = MAX_PIXELS
+  file: File, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int, int]:
   """(height, width, channels) that decode would give, from the header alone.
 

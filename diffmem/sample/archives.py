@@ -19,6 +19,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from diffmem import workdir
 from diffmem.data import folders
@@ -28,7 +29,7 @@ from diffmem.data.images import MAX_PIXELS
 MAX_BYTES = 8 * MAX_PIXELS + 2**20
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
-Opener = Callable[[], io.BufferedIOBase]
+Opener = Callable[[], Any]  # zipfile, gzip and io share no type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +196,9 @@ def _members(f: io.BufferedIOBase, path: pathlib.Path, found: _Listing) -> None:
   count = 0
   try:
     with tarfile.open(fileobj=_Limited(f), mode="r:") as archive:
+      listed: list = vars(archive)["members"]
       while (entry := archive.next()) is not None:
-        archive.members = []  # it would keep them all
+        listed.clear()  # it would keep them all
         count += 1
         if entry.isdir():
           continue
@@ -241,7 +243,7 @@ class _Limited(io.RawIOBase):
 
 
 def _random(
-  found: _Listing, read: Callable[..., io.BufferedIOBase]
+  found: _Listing, read: Callable[..., Any]
 ) -> Callable[[Iterable[int]], Iterator[Opener]]:
   """A feed whose files are opened by whoever calls, in any thread."""
 

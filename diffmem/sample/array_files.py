@@ -213,7 +213,7 @@ def _from_blocks(given: Iterator[Any]) -> Arrays:
 
 
 def _from_stream(
-  opener: Callable[[], AbstractContextManager[io.BufferedIOBase]],
+  opener: Callable[[], AbstractContextManager[Any]],
   kind: str,
   digest: str,
   shown: str,
@@ -282,7 +282,7 @@ def _refused(shown: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _member(place: pathlib.Path, name: str) -> Iterator[io.BufferedIOBase]:
+def _member(place: pathlib.Path, name: str) -> Iterator[Any]:
   with zipfile.ZipFile(place) as archive, archive.open(name) as f:
     yield f
 

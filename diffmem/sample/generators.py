@@ -117,8 +117,9 @@ def run_denoiser(
   Raises:
     ValueError: options that do not fit the denoiser, before it is called.
   """
-  settings = dict(stepper=stepper, steps=steps, eta=eta, guidance=guidance)
-  settings["clip"] = clip
+  settings: dict[str, Any] = dict(
+    stepper=stepper, steps=steps, eta=eta, guidance=guidance, clip=clip
+  )
   if conditions is None:
     generate = stages.generator(denoiser, **settings)
   else:
@@ -216,8 +217,6 @@ def _hash(tree: Any) -> str:
   """sha256 of a tree of arrays."""
   digest = hashlib.sha256(str(jax.tree.structure(tree)).encode())
   for leaf in jax.tree.leaves(tree):
-    if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.extended):
-      leaf = jax.random.key_data(leaf)
     leaf = np.asarray(leaf)
     digest.update(f"{leaf.dtype}{leaf.shape}".encode())
     digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -148,12 +148,13 @@ def from_list(
         absent[name] = None
       continue
     found += 1
-    if texts[row] not in (None, text):
+    earlier = texts[row]
+    if earlier is not None and earlier != text:
       raise ValueError(
         f"{shown}: line {line} gives {name!r} the prompt {text[:80]!r}, a line "
-        f"above gave it {texts[row][:80]!r}: keep one"
+        f"above gave it {earlier[:80]!r}: keep one"
       )
-    repeated += texts[row] is not None
+    repeated += earlier is not None
     texts[row] = text
   if not found:
     example = next(iter(absent), None)

@@ -94,15 +94,19 @@ def write(folder: os.PathLike, job: Job, filled: Filled) -> None:
     ValueError: there are other numbers of prompts or names than images.
   """
   end = len(filled.kept) + len(filled.left_out)
-  for what, values in (("prompts", job.texts), ("names", job.names)):
-    if values is not None and len(values) != end:
-      raise ValueError(f"{len(values)} {what} were given for {end} images")
+  counts = {
+    "prompts": None if job.texts is None else len(job.texts),
+    "names": None if job.names is None else len(job.names),
+  }
+  for what, count in counts.items():
+    if count not in (None, end):
+      raise ValueError(f"{count} {what} were given for {end} images")
   prompts, ids = None, None
   if job.texts is not None:
     prompts, ids = grouping.number([job.texts[i] for i in filled.kept])
   names = None
   if job.names is not None:
-    names = [job.names[i] for i in filled.kept]
+    names = [job.name(int(i)) for i in filled.kept]
   bank.write_beside(folder, prompts=prompts, prompt_ids=ids, names=names)
   text = io.StringIO(newline="")
   rows = csv.writer(text, lineterminator="\n")
