@@ -31,8 +31,8 @@ class Attention(nn.Module):
       layer(y).flatten(2).mT
       for layer in (self.proj_q, self.proj_k, self.proj_v)
     )
-    weights = torch.softmax(q @ k.mT / math.sqrt(x.shape[1]), -1)
-    return x + self.proj((weights @ v).mT.reshape(x.shape))
+    y = functional.scaled_dot_product_attention(q, k, v)
+    return x + self.proj(y.mT.reshape(x.shape))
 
 
 class Residual(nn.Module):
