@@ -1,64 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures as inline SVG that follow the page: its fonts, light or dark.
+"""Figures of a run; each returns markup, or None where nothing is to draw."""
 
-matplotlib draws with stand-in colours, which become CSS variables; text stays
-text. Lines differ by dash as well as by colour. Each function returns markup,
-or None where there is nothing to draw.
-"""
-
-import html
-import io
-import re
-from collections.abc import Callable
-from typing import Any
-
-import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-INK, MUTED, LINE = "#010101", "#020202", "#030303"
-MEMBER, HELD = "#040404", "#050505"
-MORE = ("#060606", "#070707", "#080808")
-_VARIABLES = {
-  INK: "--ink",
-  MUTED: "--muted",
-  LINE: "--line",
-  MEMBER: "--member",
-  HELD: "--held",
-  MORE[0]: "--third",
-  MORE[1]: "--fourth",
-  MORE[2]: "--fifth",
-}
-_STYLE: dict[Any, Any] = {
-  "svg.fonttype": "none",
-  "font.size": 9,
-  "text.color": INK,
-  "axes.edgecolor": LINE,
-  "axes.labelcolor": MUTED,
-  "axes.labelsize": 9,
-  "axes.spines.top": False,
-  "axes.spines.right": False,
-  "axes.grid": True,
-  "axes.axisbelow": True,
-  "axes.prop_cycle": cycler(color=[MEMBER, HELD, *MORE]),
-  "grid.color": LINE,
-  "grid.linewidth": 0.6,
-  "xtick.color": LINE,
-  "ytick.color": LINE,
-  "xtick.labelcolor": MUTED,
-  "ytick.labelcolor": MUTED,
-  "xtick.labelsize": 8.5,
-  "ytick.labelsize": 8.5,
-  "legend.frameon": False,
-  "legend.fontsize": 9,
-  "lines.linewidth": 1.8,
-}
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), "-.")
+from diffmem.report.svg import (
+  DASHES,
+  HELD,
+  INK,
+  MEMBER,
+  MORE,
+  MUTED,
+  counted,
+  legend,
+  short,
+  svg,
+)
 
 
 def yield_curve(found: dict) -> Markup | None:
@@ -70,8 +29,8 @@ def yield_curve(found: dict) -> Markup | None:
 
   def draw(ax: Axes) -> None:
     parts = (
-      ("members", "training images", MEMBER, _DASHES[0]),
-      ("held_out", "held-out images", HELD, _DASHES[1]),
+      ("members", "training images", MEMBER, DASHES[0]),
+      ("held_out", "held-out images", HELD, DASHES[1]),
     )
     for key, label, colour, dash in parts:
       if curve.get(key):
@@ -90,12 +49,12 @@ def yield_curve(found: dict) -> Markup | None:
     top = max([1.0, *(curve.get("members") or [0.0])])
     ax.set_ylim(-0.03 * top, 1.08 * top)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    _counted(ax, "x")
+    counted(ax, "x")
     ax.set(xlabel="images generated", ylabel="different images reproduced")
-    _legend(ax)
+    legend(ax)
 
   last = (curve.get("members") or [0])[-1]
-  return _svg(
+  return svg(
     "yield",
     f"Different training images reproduced against images generated, up to "
     f"{last:.0f} among {budgets[-1]:,}",
@@ -122,13 +81,13 @@ def histogram(found: dict) -> Markup | None:
         edges,
         color=HELD,
         lw=1.5,
-        ls=_DASHES[1],
-        label="to held-out images",
+        ls=DASHES[1],
+        label=bins.get("second", "to held-out images"),
       )
     ax.set_yscale("log")
     ax.set_ylim(0.7, 3 * max(2, *bins["members"], *bins.get("held_out", [])))
     ax.set_xlim(edges[0], edges[-1])
-    _counted(ax, "y")
+    counted(ax, "y")
     if rule.get("delta") is not None and rule["delta"] <= edges[-1]:
       if rule.get("delta_interval"):
         ax.axvspan(*rule["delta_interval"], color=MUTED, alpha=0.15, lw=0)
@@ -147,9 +106,9 @@ def histogram(found: dict) -> Markup | None:
       xlabel="distance of a generation to its nearest image (RMS)",
       ylabel="generated images",
     )
-    _legend(ax)
+    legend(ax)
 
-  return _svg(
+  return svg(
     "histogram",
     "How many generated images lie at each distance from their nearest "
     "training image and from their nearest held-out image",
@@ -178,8 +137,8 @@ def roc(
         np.maximum(tpr, floor),
         drawstyle="steps-post",
         color=colour,
-        ls=_DASHES[i % 4],
-        label=_name(name),
+        ls=DASHES[i % 4],
+        label=short(name),
         lw=1.6,
       )
       for x in (0.01, 0.001):
@@ -206,9 +165,9 @@ def roc(
       xlabel="non-members called members (FPR)",
       ylabel="members recognised (TPR)",
     )
-    _legend(ax)
+    legend(ax)
 
-  return _svg(
+  return svg(
     "roc",
     "Share of members recognised against share of false alarms, on "
     "logarithmic axes, for: " + ", ".join(curves),
@@ -236,7 +195,7 @@ def sweep(name: str, attack: dict) -> Markup | None:
       value,
       [value - low, high - value],
       color=MEMBER,
-      label=f"{_name(name)}, 95% interval",
+      label=f"{short(name)}, 95% interval",
       marker="o",
       ms=5,
       capsize=3,
@@ -248,9 +207,9 @@ def sweep(name: str, attack: dict) -> Markup | None:
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_tick_params(which="minor", length=0)
     ax.set(xlabel="noise level t", ylabel="AUC")
-    _legend(ax)
+    legend(ax)
 
-  return _svg(
+  return svg(
     f"sweep-{name}",
     f"AUC of the {name} attack at {len(entries)} noise levels t",
     draw,
@@ -285,74 +244,10 @@ def training(metrics: list[dict]) -> Markup | None:
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set(xlabel="training step", ylabel="loss")
 
-  return _svg(
+  return svg(
     "training",
     f"Training loss from {points[0][1]:.3g} to {points[-1][1]:.3g} over "
     f"{points[-1][0]:,} steps",
     draw,
     size=(4.7, 2.7),
   )
-
-
-def _counted(ax: Axes, axis: str) -> None:
-  """Powers of ten as plain counts with thousands separators."""
-  which = ax.xaxis if axis == "x" else ax.yaxis
-  which.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-  which.set_minor_formatter(NullFormatter())
-
-
-def _name(name: str) -> str:
-  """Short, and with no mathematics in it."""
-  short = name if len(name) <= 24 else name[:23] + "…"
-  return short.replace("$", r"\$")
-
-
-def _legend(ax: Axes) -> None:
-  ax.legend(
-    loc="lower left",
-    bbox_to_anchor=(-0.02, 1.0),
-    ncols=3,
-    borderaxespad=0.2,
-    handlelength=2.4,
-    columnspacing=1.6,
-  )
-
-
-def _svg(
-  name: str,
-  summary: str,
-  draw: Callable[[Axes], None],
-  size: tuple[float, float] = (4.7, 3.2),
-) -> Markup:
-  """Draws, and returns markup with CSS colours and ids of its own."""
-  out = io.StringIO()
-  with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasSVG(figure)
-    ax = figure.add_subplot()
-    figure.patch.set_visible(False)
-    ax.patch.set_visible(False)
-    draw(ax)
-    figure.savefig(out, format="svg", metadata={"Date": None})
-  text = out.getvalue()
-  text = text[text.index("<svg") :]
-  text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-  text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
-  text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-  text = re.sub(r"font: (?:\w+ )?([\d.]+px) [^;\"]*", r"font-size: \1", text)
-  text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-  for colour, variable in _VARIABLES.items():
-    text = text.replace(colour, f"var({variable})")
-  safe = re.sub(r"[^a-z0-9-]", "-", name.lower())
-  text = re.sub(r'\bid="', f'id="{safe}-', text)
-  text = text.replace("url(#", f"url(#{safe}-")
-  text = text.replace('xlink:href="#', f'href="#{safe}-')
-  box = re.search(r'viewBox="[^"]+"', text)
-  rest = text[text.index(">") + 1 :]
-  label = html.escape(summary, quote=True)
-  head = (
-    f'<svg class="figure" style="max-width:{104 * size[0]:.0f}px" '
-    f'{box[0] if box else ""} role="img" '
-    f'aria-label="{label}" xmlns="http://www.w3.org/2000/svg">'
-  )
-  return Markup(head + rest)

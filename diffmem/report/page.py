@@ -15,7 +15,15 @@ from typing import Any
 import jinja2
 
 import diffmem
-from diffmem.report import figures, images, tables, verdict, words
+from diffmem.report import (
+  figures,
+  given,
+  images,
+  prompts,
+  tables,
+  verdict,
+  words,
+)
 from diffmem.report.results import SECTIONS, Pairs, Results
 
 PREVIEWS = 6
@@ -73,6 +81,7 @@ def render(
       limit = gallery if name == "matches" else min(gallery, ASIDE)
       pairs = results.pairs.get(name, Pairs([]))
       context[name] = _gallery(pairs, limit)
+  context |= _outside(results, gallery)
   if membership is not None:
     context |= {
       "attacks": tables.attacks(membership),
@@ -80,6 +89,26 @@ def render(
       "sweeps": {k: figures.sweep(k, v) for k, v in membership.items()},
     }
   return _environment().get_template("page.html.j2").render(context)
+
+
+def _outside(results: Results, gallery: int) -> dict[str, Any]:
+  """What is told of images from outside, and of prompts."""
+  context: dict[str, Any] = {
+    "outside": results.outside,
+    "given": given.rows(results),
+    "left_out": given.left_out(results),
+    "prompts": results.prompts,
+  }
+  if results.prompts is not None:
+    context |= {
+      "prompt_sentences": prompts.sentences(results.prompts),
+      "prompt_numbers": prompts.numbers(results.prompts),
+      "prompt_eidetic": prompts.eidetic(results.prompts),
+      "prompt_gallery": prompts.gallery(results, gallery),
+      "prompt_curve": prompts.curve(results.prompts),
+      "prompt_histogram": prompts.histogram(results.prompts),
+    }
+  return context
 
 
 def config_file(config: dict[str, Any]) -> str:

@@ -25,6 +25,10 @@ def tiles(results: Results) -> list[dict[str, str]]:
       got, placed = (sum(v[i] for v in many) for i in (0, 1))
       shown.append(_tile(got, placed, "plain"))
       shown[-1]["what"] = "planted images found again"
+  if results.prompts is not None:
+    flagged, tested = (results.prompts[k] for k in ("flagged", "tested"))
+    shown.append(_tile(flagged, tested, "member"))
+    shown[-1]["what"] = "prompts that give one picture"
   for name, attack in (results.membership or {}).items():
     if attack.get("auc"):
       value, low, high = attack["auc"]
@@ -49,6 +53,8 @@ def headline(results: Results) -> list[dict[str, str]]:
   rows = []
   if results.extraction is not None:
     rows += _extraction_rows(results.extraction)
+  if results.prompts is not None:
+    rows.append(_prompts_row(results.prompts))
   for name, attack in (results.membership or {}).items():
     rows += _attack_rows(name, attack)
   return rows
@@ -62,9 +68,7 @@ def _extraction_rows(found: dict) -> list[dict[str, str]]:
       "what": "Training images reproduced",
       "value": _of(found["unique"], found["searched"]),
       "interval": _rate(found, found["unique"], found["searched"]),
-      "control": f"{_of(held_out['unique'], searched)} held-out images"
-      if searched
-      else "none: no held-out images",
+      "control": _control(found, searched),
       "control_interval": _rate(held_out, held_out["unique"], searched),
     }
   ]
@@ -92,6 +96,38 @@ def _extraction_rows(found: dict) -> list[dict[str, str]]:
       }
     )
   return rows
+
+
+def _prompts_row(found: dict) -> dict[str, str]:
+  """Flagged prompts beside groups across prompts."""
+  control = found.get("control") or {}
+  groups = control.get("groups")
+  return {
+    "what": "Prompts that give one picture again and again",
+    "value": _of(found["flagged"], found["tested"]),
+    "interval": words.interval(
+      words.exact_interval(found["flagged"], found["tested"])
+    ),
+    "control": f"{_of(control['flagged'], groups)} groups of images of "
+    "different prompts"
+    if groups
+    else "none: too few prompts to mix",
+    "control_interval": words.interval(control["interval"]) if groups else "",
+  }
+
+
+def _control(found: dict, searched: int) -> str:
+  """The count of held-out images, or what stands for it."""
+  if searched:
+    return f"{_of(found['held_out']['unique'], searched)} held-out images"
+  control = found.get("control") or {}
+  if "expected" not in control:
+    return "none: no held-out images"
+  low, high = control["expected"][1:]
+  return (
+    f"{words.count(control['generations'])} generations match; by chance "
+    f"{low:.0f} to {high:.0f} would"
+  )
 
 
 def _rate(part: dict, k: int, n: int) -> str:

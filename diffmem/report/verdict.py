@@ -5,7 +5,7 @@ from typing import Any
 
 import scipy.stats
 
-from diffmem.report import words
+from diffmem.report import prompts, words
 from diffmem.report.results import Results
 
 CLEAR = 0.01  # below this probability, false matches do not explain it
@@ -16,16 +16,23 @@ def verdict(results: Results) -> tuple[str, list[str]]:
   said = []
   if results.extraction is not None:
     said += extraction(results.extraction)
+  if results.prompts is not None:
+    said += prompts.sentences(results.prompts)
   if results.membership is not None:
     said += membership(results.membership)
   if not said:
     said = ["No attack has finished in this folder, so nothing is known yet."]
-  if results.extraction is None:
+  if results.extraction is None and results.outside and not results.data:
+    said.append(
+      "No training images were given, so it is not known whether generations "
+      "reproduce any."
+    )
+  elif results.extraction is None:
     said.append(
       "Whether generations reproduce training images is not known: the "
       f"extraction stage {_why_not(results, 'extraction')}."
     )
-  if results.membership is None:
+  if results.membership is None and not results.outside:
     said.append(
       "Whether the model tells its training images from others is not known: "
       f"the membership stage {_why_not(results, 'membership')}."
@@ -55,6 +62,9 @@ def extraction(found: dict) -> list[str]:
   else:
     images = words.several(searched, "training image")
     lead = f"None of {images} was reproduced in {among}"
+  control = found.get("control") or {}
+  if "expected" in control:
+    return [f"{lead}.", *_by_chance(found, control), *_planted(found)]
   if not held_out["searched"]:
     return [
       f"{lead}. This number has no control.",
@@ -69,6 +79,25 @@ def extraction(found: dict) -> list[str]:
     f". The same search for {others}, which the model never saw, found {gave}."
   )
   return [lead, *_compared(found), *_planted(found)]
+
+
+def _by_chance(found: dict, control: dict) -> list[str]:
+  """Matching generations against what the rule lets through."""
+  count, p = control["generations"], control["p_value"]
+  expected = words.several(round(control["expected"][0]), "image")
+  said = (
+    "There were no held-out images; a rule set on the training images "
+    f"themselves would call {expected} of {words.count(found['generated'])} "
+    f"fresh ones a copy, and called {words.count(count)}"
+  )
+  if p < CLEAR:
+    return [
+      f"{said}: chance gives so many with probability {words.probability(p)}."
+    ]
+  return [
+    f"{said}: chance alone can give so many (probability "
+    f"{words.probability(p)}), so this is no evidence of memorization."
+  ]
 
 
 def equal_sets(found: dict) -> tuple[int, int, int]:
