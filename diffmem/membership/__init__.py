@@ -18,6 +18,7 @@ from diffmem.membership import (
   protocol,
   rediffuse,
   secmi,
+  secmi_nn,
   sima,
 )
 from diffmem.membership.protocol import Attack
@@ -27,6 +28,7 @@ ATTACKS: dict[str, Attack] = {
   for attack in (
     loss.ATTACK,
     secmi.ATTACK,
+    secmi_nn.ATTACK,
     pia.ATTACK,
     pia.NORMALISED,
     sima.ATTACK,
