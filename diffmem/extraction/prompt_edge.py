@@ -160,14 +160,15 @@ def _resampled(
 ) -> list[tuple[float, float]]:
   """Both quantiles when the parts are drawn again."""
   parts = len(counts)
+  weight = rng.multinomial(parts, np.full(parts, 1 / parts), DRAWS)
+  pairs = (weight[:, :, None] * weight[:, None]).reshape(DRAWS, -1)
+  drawn = pairs.astype(np.float64) @ counts.reshape(parts**2, FINE)
+  below = np.cumsum(drawn, axis=1)
   found = []
-  for _ in range(DRAWS):
-    weight = np.bincount(rng.integers(parts, size=parts), minlength=parts)
-    drawn = np.cumsum(np.einsum("a,b,abf->f", weight, weight, counts))
-    if drawn[-1]:
-      first = np.searchsorted(drawn, np.array(rates) * drawn[-1])
-      low, high = (np.minimum(first, FINE - 1) + 0.5) / FINE
-      found.append((float(low), float(high)))
+  for row in below[below[:, -1] > 0]:
+    first = np.searchsorted(row, np.array(rates) * row[-1])
+    low, high = (np.minimum(first, FINE - 1) + 0.5) / FINE
+    found.append((float(low), float(high)))
   return found
 
 

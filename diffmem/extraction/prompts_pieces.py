@@ -7,12 +7,12 @@ theirs.
 """
 
 import io
+import os
 import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from diffmem import workdir
 from diffmem.arrays import Int
@@ -28,7 +28,7 @@ NUMBERS = {
 }
 
 
-def write_measured(file: epath.Path, measured: Sequence[Measured]) -> None:
+def write_measured(file: os.PathLike, measured: Sequence[Measured]) -> None:
   """Writes a group."""
   arrays = {
     name: np.array([getattr(m, name) for m in measured], kind)
@@ -47,7 +47,7 @@ def write_measured(file: epath.Path, measured: Sequence[Measured]) -> None:
   )
 
 
-def read_measured(file: epath.Path) -> list[Measured]:
+def read_measured(file: os.PathLike) -> list[Measured]:
   """A group as it was written; ValueError where the file is damaged."""
   saved = _read(file, *NUMBERS, "rows", "pairs", "lengths", "histogram")
   rows = _parts(saved["rows"], saved["images"])
@@ -65,7 +65,7 @@ def read_measured(file: epath.Path) -> list[Measured]:
   ]
 
 
-def write_answers(file: epath.Path, answers: Sequence[Answer]) -> None:
+def write_answers(file: os.PathLike, answers: Sequence[Answer]) -> None:
   """Writes what the clique test answered for a group, in its order."""
   found = [a.clique for a in answers]
   _write(
@@ -80,7 +80,7 @@ def write_answers(file: epath.Path, answers: Sequence[Answer]) -> None:
   )
 
 
-def read_answers(file: epath.Path) -> list[Answer]:
+def read_answers(file: os.PathLike) -> list[Answer]:
   """As they were written; ValueError where the file is damaged."""
   names = "bound", "exact", "work", "sizes", "means", "medoids", "ids"
   saved = _read(file, *names)
@@ -108,15 +108,15 @@ def _parts(
   return np.split(values, np.cumsum(sizes)[:-1]) if len(sizes) else []
 
 
-def _write(file: epath.Path, **arrays: np.ndarray) -> None:
+def _write(file: os.PathLike, **arrays: np.ndarray) -> None:
   content = io.BytesIO()
   np.savez(content, **arrays)
   workdir.write_bytes(file, content.getvalue())
 
 
-def _read(file: epath.Path, *names: str) -> dict[str, np.ndarray]:
+def _read(file: os.PathLike, *names: str) -> dict[str, np.ndarray]:
   try:
-    content = io.BytesIO(file.read_bytes())
+    content = io.BytesIO(workdir.path(file).read_bytes())
     with np.load(content, allow_pickle=False) as saved:
       found = {name: saved[name] for name in saved.files}
     return {name: found[name] for name in names} | found
