@@ -3,7 +3,8 @@
 
 Writes <root>/extraction: results.json, matches.csv (one row for each distinct
 training id), near_misses.csv, held_out_matches.csv (the false matches) and
-gallery.npz (the images of their first rows).
+gallery.npz (the images of their first rows). With features, also
+second_matches.csv and second_held_out_matches.csv (`second`).
 """
 
 import csv
@@ -17,7 +18,7 @@ import diffmem.data
 from diffmem import distances, store, workdir
 from diffmem.arrays import Int, UInt8
 from diffmem.distances import knn
-from diffmem.extraction import alone, attack, rule
+from diffmem.extraction import alone, attack, rule, second, second_run
 from diffmem.extraction.attack import Found
 from diffmem.extraction.rule import Nearest, Searched
 from diffmem.progress import Progress
@@ -39,7 +40,12 @@ COLUMNS = (
 
 
 def run(
-  root: str | os.PathLike, *, seed: int, extraction: dict, progress: bool = True
+  root: str | os.PathLike,
+  *,
+  seed: int,
+  extraction: dict,
+  features: dict | None = None,
+  progress: bool = True,
 ) -> None:
   """Makes <root>/extraction.
 
@@ -48,6 +54,8 @@ def run(
     seed: of the calibration's resampling, and of the subset that makes
       members and held-out images equal in number where they are not.
     extraction: the config section, as a plain dict.
+    features: the config section of a second distance; None, or a name of
+      None, for pixels alone.
     progress: show the rate and the time left.
 
   Raises:
@@ -61,14 +69,19 @@ def run(
     raise ValueError(
       f"extraction.gallery = {extraction['gallery']}, expected 0 or more"
     )
+  features = second_run.check(features)
   searched = workdir.require(root, "distances")
+  config = {"seed": seed, "extraction": extraction}
+  config |= {"features": features} if features else {}
+  inputs = {
+    "distances": workdir.digest([searched["config"], searched["inputs"]]),
+    **second_run.inputs(features),
+  }
   with workdir.stage(
     root,
     "extraction",
-    config={"seed": seed, "extraction": extraction},
-    inputs={
-      "distances": workdir.digest([searched["config"], searched["inputs"]])
-    },
+    config=config,
+    inputs=inputs,
     replace=True,
   ) as stage:
     if stage.finished:
@@ -86,6 +99,20 @@ def run(
       mirror=searched["config"].get("distances", {}).get("mirror", False),
       **extraction,
     )
+    other = features and second_run.run(
+      root,
+      dataset,
+      split,
+      bank,
+      section=features,
+      parts=_equal_parts(split, seed),
+      found=found,
+      false_match_rate=extraction["false_match_rate"],
+      seed=seed,
+      of=str(searched["inputs"].get("bank", "")),
+      progress=progress,
+    )
+    _write_second(stage.folder, dataset, split, other)
     _write(stage.folder, dataset, split, bank, found, extraction["gallery"])
     stage.record("unique", found.results["unique"])
 
@@ -268,6 +295,23 @@ def _write(folder, dataset, split, bank, found, gallery: int) -> None:
   np.savez_compressed(packed, **pictures)
   workdir.write_bytes(folder / "gallery.npz", packed.getvalue())
   workdir.write_json(folder / "results.json", found.results)
+
+
+def _write_second(folder, dataset, split, other: second.Second | None) -> None:
+  """The tables of the second distance; those of an earlier run go."""
+  tables = {"second_matches": None, "second_held_out_matches": None}
+  if other is not None:
+    ids = other.held_out_ids
+    tables = {
+      "second_matches": (other.matches, split.members, split.copies),
+      "second_held_out_matches": (other.false_matches, ids, 0 * ids),
+    }
+  for name, table in tables.items():
+    if table is None:
+      (folder / f"{name}.csv").unlink(missing_ok=True)
+      continue
+    text = table_csv(*table, dataset)
+    workdir.write_bytes(folder / f"{name}.csv", text.encode())
 
 
 def table_csv(
