@@ -54,6 +54,21 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       false_match_rate=0.001,
       gallery=48,
     ),
+    prompts=dict(
+      minimum=10,  # images that have to be alike
+      patch=placeholder(int),  # side; none: a quarter, below 64 the whole
+      edge=placeholder(float),  # distance of two alike; none: calibrated
+      edge_rate=0.001,  # of pairs across prompts
+      flag_rate=0.001,  # of prompts that nothing is wrong with
+      unsuspected=placeholder(str),  # file of prompts known to be harmless
+      controls=200,  # groups of images of different prompts
+      flat=0.02,  # images of less contrast are left out
+      limit=4096,  # images of a prompt that are compared
+      budget=2_500_000,  # work on a prompt's cliques
+      delta=0.15,  # to the nearest training image
+      duplicates_delta=0.1,  # training images that count as one
+      gallery=48,
+    ),
     report=dict(
       title="Are these images copies of training images?",
       gallery=48,  # pairs of images shown
@@ -61,5 +76,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
-    config.extraction.gallery = config.report.gallery = 8
+    for section in (config.extraction, config.prompts, config.report):
+      section.gallery = 8
   return config

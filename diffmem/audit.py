@@ -23,6 +23,7 @@ from etils import epath
 import diffmem.data
 from diffmem import args, workdir
 from diffmem.distances import run as search
+from diffmem.extraction import prompts_run as ask_prompts
 from diffmem.extraction import run as extract
 from diffmem.membership import run as infer
 from diffmem.report import run as publish
@@ -59,6 +60,21 @@ DEFAULTS = {
     neighbours=50,
     centring="generation",
     false_match_rate=0.001,
+    gallery=48,
+  ),
+  "prompts": dict(
+    minimum=10,
+    patch=None,
+    edge=None,
+    edge_rate=0.001,
+    flag_rate=0.001,
+    unsuspected=None,
+    controls=200,
+    flat=0.02,
+    limit=4096,
+    budget=2_500_000,
+    delta=0.15,
+    duplicates_delta=0.1,
     gallery=48,
   ),
   "report": dict(
@@ -222,12 +238,11 @@ def ask(
   root: str | os.PathLike, *, seed: int, prompts: dict, progress: bool = True
 ) -> None:
   """The prompts stage, where the bank knows its prompts."""
-  from diffmem.extraction import prompts_run
-
-  if bank.open_bank(root).prompts is None:
-    _log.info("prompts: skipped, the bank does not know its prompts")
+  reason = ask_prompts.untestable(bank.open_bank(root), prompts["minimum"])
+  if reason is not None:
+    _log.info("prompts: skipped, %s", reason)
     return
-  prompts_run.run(root, seed=seed, prompts=prompts, progress=progress)
+  ask_prompts.run(root, seed=seed, prompts=prompts, progress=progress)
 
 
 def of_images(

@@ -164,6 +164,7 @@ def extract(
       "searched": len(held_out.ids),
       "members": len(control),
       "held_out": len(false),
+      "closer": closer(found, false),
     },
     "rule": described(rule, calibrated),
     "other_centring": _other(members, held_out, other),
@@ -191,6 +192,12 @@ def counted(found: Found, searched: Searched) -> dict[str, Any]:
     "unique_interval": stats.clopper_pearson(unique, total),
     "searched": total,
   }
+
+
+def closer(found: Found, false: Found) -> int:
+  """Members whose match is closer than every match of a held-out image."""
+  nearest = false.distances.min(initial=np.inf)
+  return int(np.count_nonzero(found.distances < nearest))
 
 
 def described(rule: Rule, calibrated: stats.Calibration) -> dict[str, Any]:

@@ -21,6 +21,12 @@ from diffmem.report.svg import (
   svg,
 )
 
+METHODS = {
+  "given": "given by the user",
+  "across": "set on pairs of different prompts",
+  "ordinary": "set on prompts that look ordinary",
+  "unsuspected": "set on prompts named as harmless",
+}
 SHOWN = 5  # further images of a clique beside its medoid
 
 
@@ -89,7 +95,8 @@ def numbers(found: dict) -> list[tuple[str, str]]:
     (
       "edge",
       f"{edge['value']:.4f} "
-      f"({words.interval(edge['interval'], words.distance)}), {edge['method']}",
+      f"({words.interval(edge['interval'], words.distance)}), "
+      f"{METHODS[edge['method']]}",
     ),
   ]
   training = found.get("with_training")
@@ -199,6 +206,8 @@ def histogram(found: dict) -> Markup | None:
       share = counts / counts.sum()
       ax.stairs(share, edges, color=colour, ls=dash, lw=1.5, label=label)
     ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, 8 * high)  # room for the label above the curves
     ax.set_xlim(0, edges[min(last, len(edges) - 1)])
     ax.axvspan(*edge["interval"], color=MUTED, alpha=0.15, lw=0)
     ax.axvline(edge["value"], color=INK, lw=1)

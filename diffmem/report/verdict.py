@@ -143,8 +143,8 @@ def _compared(found: dict) -> list[str]:
   elif members:
     said.append(
       "False matches alone can produce a difference this small (probability "
-      f"{words.probability(p)}, Fisher’s exact test): this is no evidence of "
-      "memorization."
+      f"{words.probability(p)}, Fisher’s exact test): the count alone is no "
+      "evidence of memorization."
     )
   else:
     exact = words.exact_interval(found["unique"], found["searched"])
@@ -153,6 +153,12 @@ def _compared(found: dict) -> list[str]:
       "That does not prove that nothing was memorized: the 95% interval of "
       f"the share reproduced reaches {words.share(ends[1])}, and more "
       "generated images may find more."
+    )
+  closer = (found.get("control") or {}).get("closer")
+  if false and closer:
+    said.append(
+      f"{words.count(closer)} of the {words.count(found['unique'])} are closer "
+      "than the closest match of a held-out image."
     )
   return said
 

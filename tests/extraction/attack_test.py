@@ -144,6 +144,9 @@ def test_results_hold_what_the_report_reads(digits):
     "searched": 300,
     "members": unique,
     "held_out": results["held_out"]["unique"],
+    "closer": int(
+      np.sum(found.matches.distances < found.false_matches.distances.min())
+    ),
   }
 
 
