@@ -154,6 +154,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       ),
       rediffuse=dict(t=(200,), interval=100, repeats=10, norm=2),
       shadow_attacks=_with_shadows() if given.shadows else dict(),
+      quantile=dict(  # thresholds for each image, learnt on calibration
+        attack="loss", components=16, fpr=0.05, regressor="boosting", bags=7
+      ),
+      gradients=None,  # needs shadow models, see digits_membership.py
+      audits=dict(
+        canaries=None,  # see digits_audits.py
+        one_run=None,
+        sets=dict(sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, folds=5),
+      ),
       by_step=False,  # attack earlier checkpoints too
       generated=5_000,  # generations scored as a third class
       gallery=24,  # easiest and hardest images of each kind
@@ -187,6 +196,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.membership.update(t=(50, 100), bootstrap=100, generated=32)
     config.membership.update(choose=0.3, criterion="auc")
     config.membership.loss.draws = 2
+    config.membership.audits.sets.update(sizes=(20,), resamples=5)
+    config.membership.quantile.bags = 1
     config.membership.sima.t = (10, 50)
     config.membership.pfami.update(t=(100,), points=2, crops=2)
     config.membership.rediffuse.update(t=(100,), repeats=2)

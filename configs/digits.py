@@ -127,6 +127,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       ),
       rediffuse=dict(t=(30, 100), interval=50, repeats=10, norm=2),
       shadow_attacks=dict(),  # see digits_membership.py
+      quantile=dict(  # thresholds for each image, learnt on calibration
+        attack="loss", components=16, fpr=0.05, regressor="linear", bags=7
+      ),
+      gradients=None,  # needs shadow models, see digits_membership.py
+      audits=dict(
+        canaries=None,  # see digits_audits.py
+        one_run=None,
+        sets=dict(sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, folds=5),
+      ),
       by_step=False,  # attack earlier checkpoints too
       generated=256,  # generations scored as a third class
       gallery=12,  # easiest and hardest images of each kind
@@ -152,6 +161,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.sample.update(n=128, batch=64, steps=5)
     config.membership.update(t=(10, 100), bootstrap=100, generated=32)
     config.membership.loss.draws = 2
+    config.membership.audits.sets.update(sizes=(20,), resamples=5)
+    config.membership.quantile.bags = 1
     config.membership.secmi.t = (10,)
     config.membership.pfami.update(points=2, crops=2)
     config.membership.rediffuse.update(t=(10,), repeats=2)

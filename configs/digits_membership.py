@@ -65,7 +65,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       loss="mse",
     ),
     train=dict(
-      batch=128,
+      batch=64,
       steps=given.steps,
       lr=2e-3,
       warmup=200,
@@ -95,6 +95,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       pian=dict(p=4, normalise="consistent"),
       sima=dict(p=4),
       shadow_attacks=_with_shadows(),
+      quantile=dict(  # thresholds for each image, learnt on calibration
+        attack="loss", components=16, fpr=0.05, regressor="linear", bags=7
+      ),
+      gradients=dict(times=10, draws=1, norms="mean", classifier="linear"),
+      audits=dict(
+        canaries=None,  # see digits_audits.py
+        one_run=None,
+        sets=dict(sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, folds=5),
+      ),
       by_step=True,  # attack earlier checkpoints too
       generated=0,  # nothing is sampled
       gallery=12,  # easiest and hardest images of each kind
@@ -120,6 +129,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.train.update(batch=32, preview_every=20)
     config.membership.update(t=(10, 30), bootstrap=100)
     config.membership.loss.draws = 2
+    config.membership.audits.sets.update(sizes=(20,), resamples=5)
+    config.membership.quantile.bags = 1
+    config.membership.gradients.times = 2
     config.membership.controls.update(draws=20, permutations=20, trees=10)
     for section in config.membership.shadow_attacks.values():
       section.draws = min(section.draws, 2)

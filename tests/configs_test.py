@@ -11,7 +11,7 @@ from diffmem import data, models
 from diffmem.bin import program
 from diffmem.data import splits
 from diffmem.diffusion import losses, schedules, steppers
-from diffmem.membership import shadowed, stored
+from diffmem.membership import audits, learnt, shadowed, stored
 from diffmem.models import presets
 
 CONFIGS = {
@@ -40,7 +40,11 @@ SHADOWS = {
     "debug,shadow=3",
   ],
 }
-TRAINED = ALL + [(name, arg) for name, args in SHADOWS.items() for arg in args]
+# One model that is not sampled from.
+UNSAMPLED = {"digits_audits.py": ["", "debug", "seed=3", "steps=800"]}
+TRAINED = ALL + [
+  (name, arg) for name, args in (SHADOWS | UNSAMPLED).items() for arg in args
+]
 SECTIONS = {
   "seed",
   "data",
@@ -76,7 +80,8 @@ def accepts(function, section, given=()):
 
 def test_every_config_is_listed(root):
   files = {p.name for p in (root / "configs").glob("*.py")} - {"__init__.py"}
-  assert files == set(CONFIGS) | set(OUTSIDE) | set(SHADOWS)
+  listed = (CONFIGS, OUTSIDE, SHADOWS, UNSAMPLED)
+  assert files == set().union(*listed)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,8 @@ def test_outside_configs(root, name, arg):
 def test_builds_locked_with_every_section(root, name, arg):
   config = load(root, name, arg)
   sampling = {"sample", "distances", "extraction"}
-  expected = SECTIONS - sampling if name in SHADOWS else SECTIONS
+  sampled = name not in SHADOWS | UNSAMPLED
+  expected = SECTIONS if sampled else SECTIONS - sampling
   assert set(config) == expected
   assert config.is_locked
   with pytest.raises(AttributeError):
@@ -183,7 +189,7 @@ def test_the_cifar10_network_has_the_published_size(root):
   assert models.count(shapes) == 35_746_307
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *OUTSIDE, *SHADOWS])
+@pytest.mark.parametrize("name", [*CONFIGS, *OUTSIDE, *SHADOWS, *UNSAMPLED])
 @pytest.mark.parametrize("arg", ["debgu", "seed=x", "seed"])
 def test_arguments_are_strict(root, name, arg):
   with pytest.raises(ValueError, match="config argument"):
@@ -220,3 +226,9 @@ def test_every_attack_has_all_of_its_options(root, name, arg):
   want = stored.wanted("loss", membership, config["seed"])
   shadows = shadowed.plan(membership, want)
   assert bool(shadows) == bool(config["data"]["split"]["shadows"])
+  for name, keys in learnt.KEYS.items():
+    learnt.check_keys(name, membership[name], keys)
+  assert not membership["gradients"] or shadows
+  assert set(membership["audits"]) == set(audits.KEYS)
+  for name, keys in audits.KEYS.items():
+    learnt.check_keys(name, membership["audits"][name], keys)

@@ -157,8 +157,7 @@ def _is_float(leaf: AnyArray) -> bool:
 
 def _shape(denoiser, *, t, draws, seed, norms):
   signals.at_least_one(draws=draws)
-  if norms not in NORMS:
-    raise ValueError(f"norms {norms!r}: choose one of {', '.join(NORMS)}")
+  check_norms(norms)
   denoiser.require("params", "apply", by="the gradient attack")
   if not denoiser.traceable:
     raise ValueError(
@@ -166,6 +165,12 @@ def _shape(denoiser, *, t, draws, seed, norms):
       "traceable=False"
     )
   return (1 if norms == "mean" else len(t), len(layers(denoiser.params)))
+
+
+def check_norms(name: str) -> None:
+  """ValueError with the choices if there are no such norms."""
+  if name not in NORMS:
+    raise ValueError(f"norms {name!r}: choose one of {', '.join(NORMS)}")
 
 
 SIGNAL = signals.Signal("gradients", _block, _shape)

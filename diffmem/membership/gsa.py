@@ -70,10 +70,7 @@ def score(
     ValueError: shadows with members or non-members only, features that are
       not finite or do not vary, shapes that disagree.
   """
-  if classifier not in CLASSIFIERS:
-    raise ValueError(
-      f"classifier {classifier!r}: choose one of {', '.join(CLASSIFIERS)}"
-    )
+  check_classifier(classifier)
   target, shadows = np.asarray(target), np.asarray(shadows)
   matrices.check(target, shadows, masks, inside=0, outside=0)
   if masks.all() or not masks.any():
@@ -85,3 +82,11 @@ def score(
   model = CLASSIFIERS[classifier](seed)
   model.fit(shadows.reshape(-1, shadows.shape[-1]), masks.ravel())
   return np.asarray(model.decision_function(target), np.float64)
+
+
+def check_classifier(name: str) -> None:
+  """ValueError with the choices if there is no such classifier."""
+  if name not in CLASSIFIERS:
+    raise ValueError(
+      f"classifier {name!r}: choose one of {', '.join(CLASSIFIERS)}"
+    )

@@ -139,8 +139,10 @@ def audit(
       fair coin explains (p < 1e-6), or options that cannot be.
   """
   scores, inside = np.asarray(scores, np.float64), np.asarray(inside)
-  _check(scores, inside, outside, part)
-  check_share("significance", significance)
+  _check(scores, inside)
+  check_options(
+    delta=delta, significance=significance, outside=outside, part=part
+  )
   order = np.random.default_rng(seed).permutation(len(scores))
   cut = max(int(len(scores) * part), 1)
   known, rest = order[:cut], order[cut:]
@@ -196,7 +198,7 @@ def rates(
   from jax_privacy import auditing
 
   scores, inside = np.asarray(scores, np.float64), np.asarray(inside)
-  _check(scores, inside, 0.5, 0.5)
+  _check(scores, inside)
   return float(
     _auditor(scores, inside).epsilon_clopper_pearson(
       significance, delta, threshold_strategy=auditing.Split(seed=seed)
@@ -210,7 +212,20 @@ def _auditor(scores, inside):
   return auditing.CanaryScoreAuditor(scores[inside], scores[~inside])
 
 
-def _check(scores, inside, outside: float, part: float) -> None:
+def check_options(
+  *, delta: float, significance: float, outside: float, part: float
+) -> None:
+  """ValueError for options of `audit` that cannot be."""
+  check_share("significance", significance)
+  check_share("part", part)
+  if not 0 <= outside <= 1 or not 0 <= delta < 1:
+    raise ValueError(
+      f"outside = {outside}, delta = {delta}: expected outside 0 to 1, and "
+      "delta 0 or more, less than 1"
+    )
+
+
+def _check(scores, inside) -> None:
   if scores.ndim != 1 or inside.shape != scores.shape or len(scores) < 4:
     raise ValueError(
       f"{scores.shape} scores for {inside.shape} inclusions: expected one each "
@@ -219,9 +234,6 @@ def _check(scores, inside, outside: float, part: float) -> None:
   bad = int(np.count_nonzero(~np.isfinite(scores)))
   if bad:
     raise ValueError(f"{bad} of {scores.size} scores are NaN or infinite")
-  if not 0 <= outside <= 1:
-    raise ValueError(f"outside = {outside}: expected 0 to 1")
-  check_share("part", part)
   n, n_in = len(inside), int(inside.sum())
   if scipy.stats.binomtest(n_in, n).pvalue < 1e-6:
     raise ValueError(

@@ -46,6 +46,7 @@ def boosting(level: float, seed: int) -> GradientBoostingRegressor:
   )
 
 
+LEARNT, BLOCK = 10_000, 4096  # images behind the components; and at a time
 REGRESSORS = {"linear": linear, "boosting": boosting}
 
 
@@ -79,18 +80,7 @@ def score(
   given = [scores, features, calibration_scores, calibration_features]
   scores, features, known, x = (np.asarray(a, np.float64) for a in given)
   _check(scores, features, known, x)
-  check_share("fpr", fpr)
-  if regressor not in REGRESSORS:
-    raise ValueError(
-      f"regressor {regressor!r}: choose one of {', '.join(REGRESSORS)}"
-    )
-  if bags < 1 or not bags % 2:
-    raise ValueError(f"bags = {bags}: expected an odd number, they vote")
-  if len(known) * min(fpr, 1 - fpr) < 1:
-    raise ValueError(
-      f"{len(known)} calibration images cannot tell a quantile at fpr = {fpr}: "
-      f"give {int(np.ceil(1 / min(fpr, 1 - fpr)))} or more, or raise fpr"
-    )
+  check_options(len(known), fpr=fpr, regressor=regressor, bags=bags)
   rng = np.random.default_rng(seed)
   margins = np.empty((bags, len(scores)))
   for b in range(bags):
@@ -99,6 +89,22 @@ def score(
     model = REGRESSORS[regressor](1 - fpr, seed + b)
     margins[b] = scores - model.fit(x[rows], known[rows]).predict(features)
   return np.median(margins, axis=0)
+
+
+def check_options(known: int, *, fpr: float, regressor: str, bags: int) -> None:
+  """ValueError unless `known` calibration images can be learnt from so."""
+  check_share("fpr", fpr)
+  if regressor not in REGRESSORS:
+    raise ValueError(
+      f"regressor {regressor!r}: choose one of {', '.join(REGRESSORS)}"
+    )
+  if bags < 1 or not bags % 2:
+    raise ValueError(f"bags = {bags}: expected an odd number, they vote")
+  if known * min(fpr, 1 - fpr) < 1:
+    raise ValueError(
+      f"{known} calibration images cannot tell a quantile at fpr = {fpr}: "
+      f"give {int(np.ceil(1 / min(fpr, 1 - fpr)))} or more, or raise fpr"
+    )
 
 
 def pixels(
@@ -112,17 +118,24 @@ def pixels(
   The components are those of the calibration images. Returns the features of
   images and of calibration images, d <= components + 2.
   """
-  flat = [
-    np.asarray(a, np.float64).reshape(len(a), -1) / 255
-    for a in (images, calibration_images)
-  ]
-  most = min(components, *flat[1].shape)
-  pca = PCA(most, svd_solver="full").fit(flat[1])
-  found = [
-    np.column_stack([pca.transform(a), a.mean(axis=1), a.std(axis=1)])
-    for a in flat
-  ]
-  return found[0], found[1]
+  flat = _flat(calibration_images[:LEARNT])
+  most = min(components, *flat.shape)
+  pca = PCA(most, svd_solver="full").fit(flat)
+
+  def of(images) -> Float[np.ndarray, "n d"]:
+    parts = []
+    for start in range(0, len(images), BLOCK):
+      a = _flat(images[start : start + BLOCK])
+      parts.append(
+        np.column_stack([pca.transform(a), a.mean(axis=1), a.std(axis=1)])
+      )
+    return np.concatenate(parts).astype(np.float64)
+
+  return of(images), of(calibration_images)
+
+
+def _flat(images) -> Float[np.ndarray, "n d"]:
+  return np.asarray(images, np.float32).reshape(len(images), -1) / 255
 
 
 def _check(scores, features, known, x) -> None:

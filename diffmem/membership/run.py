@@ -6,7 +6,7 @@ Writes <root>/membership:
   signals/          what was computed of each model for each image (kept)
   results.json      numbers of each attack by its name; keys that begin with
                     "_" are no attacks: _parts, _controls, _images, _by_step,
-                    _joined
+                    _joined, _audits
   scores.csv        one line an image, one column an attack
   roc.npz           exact curves
   gallery.npz       easiest and hardest images
@@ -26,9 +26,11 @@ import numpy as np
 from diffmem import workdir
 from diffmem.membership import (
   aside,
+  audits,
   choosing,
   controls,
   evaluate,
+  learnt,
   scene,
   shadow_signals,
   shadowed,
@@ -75,6 +77,8 @@ def run(
     seed=seed,
     with_shadows=with_shadows,
   )
+  learnt.check(here, membership)
+  audits.check(here, membership["audits"])
   if not fixed:
     count = here.design.counts(here.design.choose)["non_members"]
     choosing.check_criterion(membership["criterion"], count)
@@ -102,6 +106,7 @@ def run(
     found = [work.without_shadows(want) for want in plan]
     if here.shadows is not None and losses is not None:
       found += work.with_shadows(attacks, losses)
+    found += work.learnt(found)
     extra = work.control(plan, found, attacks, generated)
     extra |= work.beside(stage.folder, plan, found)
     _write(stage.folder, here, found, extra)
@@ -179,6 +184,26 @@ class _Work:
       for attack in attacks
     ]
 
+  def learnt(self, found: list[single.Result]) -> list[single.Result]:
+    """Quantile regression on an attack's scores; gradient norms."""
+    common = {"criterion": self.rule["criterion"], **self.resampling}
+    made, options = [], self.membership["quantile"]
+    if options is not None:
+      base = next(one for one in found if one.name == options["attack"])
+      made.append(learnt.with_thresholds(self.here, base, **options, **common))
+    options = self.membership["gradients"]
+    if options is not None:
+      made.append(
+        learnt.with_gradients(
+          self.here,
+          **options,
+          batch=self.membership["batch"],
+          progress=self.progress,
+          **common,
+        )
+      )
+    return made
+
   def control(self, plan, found, attacks, generated) -> dict[str, Any]:
     """What is found in nothing; {"_controls": ..}."""
     options, design = self.membership["controls"], self.here.design
@@ -227,7 +252,7 @@ class _Work:
     return {"_controls": result}
 
   def beside(self, folder, plan, found) -> dict[str, Any]:
-    """Easiest and hardest images, checkpoints, extraction."""
+    """Easiest and hardest images, checkpoints, extraction, audits."""
     made = {"_parts": aside.parts(self.here)}
     made["_images"] = aside.gallery(
       folder, self.here, found, **self.membership["images"],
@@ -244,6 +269,15 @@ class _Work:
     )
     made["_joined"] = aside.joined_with_extraction(
       self.root, self.here, found, **self.resampling
+    )
+    made["_audits"] = audits.run(
+      self.root,
+      self.here,
+      found,
+      self.membership["audits"],
+      batch=self.membership["batch"],
+      seed=self.seed,
+      progress=self.progress,
     )
     return made
 

@@ -91,14 +91,14 @@ def power(
     ValueError: as in `p_value`, or a size that cannot be drawn.
   """
   suspect, outside = _checked(suspect, outside, folds)
-  check_share("alpha", alpha)
-  most = min(len(suspect), len(outside))
-  for size in sizes:
-    if not 2 * folds <= size <= most:
-      raise ValueError(
-        f"size {size}: expected {2 * folds} (two in each fold) to {most} (the "
-        "smaller set)"
-      )
+  check_sizes(
+    len(suspect),
+    len(outside),
+    sizes,
+    alpha=alpha,
+    resamples=resamples,
+    folds=folds,
+  )
   rng = np.random.default_rng(seed)
   found = []
   for size in sizes:
@@ -120,6 +120,31 @@ def power(
       }
     )
   return found
+
+
+def check_sizes(
+  suspect: int,
+  outside: int,
+  sizes: Sequence[int],
+  *,
+  alpha: float,
+  resamples: int,
+  folds: int,
+) -> None:
+  """ValueError for sets that cannot be drawn from so many images."""
+  check_share("alpha", alpha)
+  if resamples < 1 or folds < 2 or not len(sizes):
+    raise ValueError(
+      f"resamples = {resamples}, folds = {folds}, sizes = {tuple(sizes)}: "
+      "expected 1 or more, 2 or more, and a size or more"
+    )
+  most = min(suspect, outside)
+  for size in sizes:
+    if not 2 * folds <= size <= most:
+      raise ValueError(
+        f"a set of size {size}: expected {2 * folds} (two in each fold) to "
+        f"{most} (the smaller of members and non-members)"
+      )
 
 
 def out_of_fold(

@@ -186,8 +186,12 @@ def run(
     ),
   }
   if own:
-    numbers["main"] = main(
-      scene, attack, losses[:, :, row], design, bootstrap, seed
+    read = attack.losses(losses[:, :, row])
+    numbers["main"] = of_main(
+      scene,
+      attack.score(read[0], read[1:], design.inside),
+      bootstrap=bootstrap,
+      seed=seed,
     )
   return Result(attack.name, numbers, by_time[:, :, row], design, by_time, row)
 
@@ -236,17 +240,17 @@ def by_draws(
   return found
 
 
-def main(
+def of_main(
   scene: Scene,
-  attack: Plan,
-  losses: Float[np.ndarray, "m n draws a"],
-  design: Design,
+  scores: Float[np.ndarray, " pool"],
+  *,
   bootstrap: int,
   seed: int,
 ) -> dict[str, Any]:
-  """The workdir's own model under all shadows; `scores` of the pool."""
-  read = attack.losses(losses)
-  scores = attack.score(read[0], read[1:], design.inside)
+  """Numbers of the workdir's own model, scored by all shadows.
+
+  `scores` of the pool come back with NaN for the calibration part.
+  """
   parts = scene.parts
   padded = np.concatenate(
     [scores, np.full(int(parts.calibration.sum()), np.nan)]

@@ -123,7 +123,9 @@ def test_bad_input():
     audit(scores * np.nan, inside)
   with pytest.raises(ValueError, match=r"\(200,\) scores for \(9,\)"):
     audit(scores, inside[:9])
-  with pytest.raises(ValueError, match=r"outside = 2.0: expected 0 to 1"):
+  with pytest.raises(
+    ValueError, match=r"outside = 2.0, delta = 1e-05: expected"
+  ):
     audit(scores, inside, outside=2.0)
   with pytest.raises(ValueError, match=r"part is 1.0"):
     audit(scores, inside, part=1.0)

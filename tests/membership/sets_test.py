@@ -109,7 +109,9 @@ def test_bad_input():
     p_value(a, b, folds=1)
   with pytest.raises(ValueError, match="divisions = 0"):
     p_value(a, b, divisions=0)
-  with pytest.raises(ValueError, match=r"size 21: expected 10 .* to 20"):
+  with pytest.raises(
+    ValueError, match=r"a set of size 21: expected 10 .* to 20"
+  ):
     power(a, b, (10, 21))
   with pytest.raises(ValueError, match=r"alpha is 1.0"):
     power(a, b, (10,), alpha=1.0)
