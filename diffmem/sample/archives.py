@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of images from outside: a folder, a zip, a tar.
+"""Files of images from outside: a folder, a zip, a tar, a folder of tars.
 
 Each is a `Files`: names, sizes, and a feed of opened files in any ascending
 choice of them. Nothing is ever written to disk and a name is never used as a
@@ -8,10 +8,12 @@ absolute names and links in an archive are only text. What cannot hold an
 image is left out with its reason.
 """
 
+import bisect
 import dataclasses
 import functools
 import gzip
 import io
+import itertools
 import os
 import pathlib
 import stat
@@ -24,10 +26,12 @@ from typing import Any
 from diffmem import workdir
 from diffmem.data import folders
 from diffmem.data.images import MAX_PIXELS
+from diffmem.data.images import SUFFIXES as IMAGES
 
 # An image of the most pixels, 16 bits each of four channels, uncompressed.
 MAX_BYTES = 8 * MAX_PIXELS + 2**20
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+TARS = (".tar", ".tar.gz", ".tgz")
+SUFFIXES = (".zip", *TARS)
 
 Opener = Callable[[], Any]  # zipfile, gzip and io share no type
 
@@ -44,6 +48,7 @@ class Files:
     feed: ascending positions in names -> functions that open those files.
     texts: the prompt of each file, where the source itself holds it.
     root: what absolute names of its files start with.
+    sharded: whether names start with the tar that they are in.
   """
 
   kind: str
@@ -53,6 +58,7 @@ class Files:
   feed: Callable[[Iterable[int]], Iterator[Opener]]
   texts: list[str | None] | None = None
   root: str = ""
+  sharded: bool = False
 
 
 def open_files(path: str) -> Files:
@@ -64,13 +70,45 @@ def open_files(path: str) -> Files:
   """
   place = pathlib.Path(path).expanduser()
   if place.is_dir():
-    return _folder(place)
+    files = _folder(place)
+    shards = [x for x in files.names if x.lower().endswith(TARS)]
+    if shards and not any(x.lower().endswith(IMAGES) for x in files.names):
+      return _sharded(place, files, shards)
+    return files
   name = place.name.lower()
   if name.endswith(".zip"):
     return _zip(place)
-  if name.endswith(".tar"):
-    return _tar(place)
-  return _tar_gz(place)
+  return _tar(place) if name.endswith(".tar") else _tar_gz(place)
+
+
+def _sharded(root: pathlib.Path, files: Files, shards: list[str]) -> Files:
+  """A folder of tars, one after another, and whatever else lies there."""
+  parts = [open_files(str(root / name)) for name in shards]
+  names = [f"{s}/{x}" for s, p in zip(shards, parts, strict=True)
+           for x in p.names]  # fmt: skip
+  starts = [0, *itertools.accumulate(len(part.names) for part in parts)]
+
+  def feed(wanted: Iterable[int]) -> Iterator[Opener]:
+    def shard(i: int) -> int:
+      return bisect.bisect_right(starts, i) - 1
+
+    for number, inside in itertools.groupby(wanted, shard):
+      yield from parts[number].feed(i - starts[number] for i in inside)
+
+  others = [name for name in files.names if name not in shards]
+  return Files(
+    "tar",
+    names,
+    [
+      *files.left_out,
+      *((name, "is no image by its name") for name in others),
+      *((f"{s}/{x}", why) for s, p in zip(shards, parts, strict=True)
+        for x, why in p.left_out),
+    ],
+    workdir.digest([files.digest, *(part.digest for part in parts)]),
+    feed,
+    sharded=True,
+  )  # fmt: skip
 
 
 class _Listing:
@@ -85,7 +123,7 @@ class _Listing:
 
   def add(self, name: str, size: int, mark: object, place: object) -> None:
     """Takes an entry; mark goes into the digest, place is for its reader."""
-    shown = folders.printable(name)
+    shown = folders.printable(name).removeprefix("./")
     self._marks.append([shown, size, mark])
     if shown in self._seen:
       self.left_out.append((shown, "is a second entry of this name"))
@@ -100,7 +138,7 @@ class _Listing:
 
   def refuse(self, name: str, reason: str) -> None:
     """Leaves out something that is no file."""
-    shown = folders.printable(name)
+    shown = folders.printable(name).removeprefix("./")
     self._marks.append([shown, reason])
     self.left_out.append((shown, reason))
 

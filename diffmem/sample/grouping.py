@@ -178,7 +178,9 @@ def from_folders(files: Files, images: Sequence[int]) -> Prompts:
   folders are in it.
   """
   names = _names(files, images)
-  if files.kind != "folder":
+  if files.sharded:
+    names = [name.partition("/")[2] for name in names]
+  elif files.kind != "folder":
     top = common_folder(files, images)
     inside = [name.removeprefix(top) for name in names]
     if any("/" in name for name in inside):

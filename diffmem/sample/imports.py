@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images that somebody else made, imported into a bank.
 
-  folder, .zip, .tar, .tar.gz, tfds:NAME[:SPLIT]   image files
-  zarr folder, .npz, .npy                          arrays
+  folder, .zip, .tar, .tar.gz, folder of tars, tfds:NAME[:SPLIT]   image files
+  zarr folder, .npz, .npy                                          arrays
 
 Headers are read first, so that images of several sizes are refused before any
 is decoded. Then files are decoded in parallel, straight into the store.
@@ -44,8 +44,8 @@ def run(
   Args:
     root: the workdir; no stage need have run.
     sample: the config section, as a plain dict:
-      path: a folder, .zip, .tar, .tar.gz, zarr folder, .npz, .npy or
-        tfds:NAME[:SPLIT].
+      path: a folder of images or of tars, .zip, .tar, .tar.gz, zarr folder,
+        .npz, .npy or tfds:NAME[:SPLIT].
       prompts: a .csv or .jsonl of file and prompt; "folders", "beside" or
         "none"; or None to look for them (sample/grouping.py).
       crop, resize, filter: what is done to every image (data/images.py).

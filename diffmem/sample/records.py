@@ -125,7 +125,7 @@ def about(job: Job, filled: Filled) -> dict:
     "source": {"path": job.path, "kind": job.kind},
     "rule": {
       **job.rule,
-      "colour": "grey" if job.shape[2] == 1 else "RGB, grey ones too",
+      "colour": _colour(job),
       "transparent": "over white",
     },
     "counts": {
@@ -168,6 +168,12 @@ def summary(job: Job, filled: Filled) -> str:
     f"{job.path}, {said['prompts']['count']} prompts"
     f"{f'; left out: {shown} (left_out.csv)' if shown else ''}"
   )
+
+
+def _colour(job: Job) -> str:
+  if job.shape[2] == 1:
+    return "grey"
+  return "RGB, grey ones too" if job.counts.get("grey_files") else "RGB"
 
 
 def _left_out(job: Job, filled: Filled) -> list[tuple[str, str]]:

@@ -44,7 +44,7 @@ def nothing(files: Files, path: str) -> str:
   """What to say of a source without images."""
   count = len(files.names) + len(files.left_out)
   shown = ", ".join(map(repr, files.names[:3]))
-  archives = [name for name in files.names if name.lower().endswith(".tar")]
+  archives = [x for x in files.names if x.lower().endswith((".zip", ".npz"))]
   hint = "; give one archive at a time" if archives else ""
   return (
     f"sample.path={path} holds no images among its {count} files"

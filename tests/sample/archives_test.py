@@ -262,3 +262,37 @@ def test_a_changed_archive_is_refused(tmp_path, kind):
   make(path, [*files[:2], ("2.png", encoded(noise(5, 5, 3)))])
   with pytest.raises(ValueError, match="was made with its input 'source'"):
     bring(tmp_path / "work", path)
+
+
+@pytest.mark.parametrize("layout", ["beside", "folders"])
+def test_a_folder_of_tars(tmp_path, layout):
+  """Shards as img2dataset writes them: keys may come again in each."""
+  given, pixels, texts = tmp_path / "given", [], []
+  given.mkdir()
+  for shard in ("00000.tar", "00001.tar.gz"):
+    files = []
+    for i in range(3):
+      pixels.append(noise(4, 4, 3))
+      texts.append(
+        f"p{i % 2} of {shard}" if layout == "beside" else f"p{i % 2}"
+      )
+      content = encoded(pixels[-1])
+      if layout == "beside":
+        files += [(f"{i}.png", content), (f"{i}.txt", texts[-1].encode())]
+      else:
+        files.append((f"p{i % 2}/{i}.png", content))
+    make(given / shard, [*files, ("cut.png", b"")])
+  (given / "00000_stats.json").write_text("{}")
+  bank = bring(tmp_path / "work", given)
+  np.testing.assert_array_equal(bank[:], np.stack(pixels))
+  assert [bank.prompts[i] for i in bank.prompt_ids] == texts
+  assert bank.names[3].startswith("00001.tar.gz/")
+  assert len(set(bank.names)) == 6
+  assert dict(left_out(tmp_path / "work")).keys() == {
+    "00000_stats.json",
+    "00000.tar/cut.png",
+    "00001.tar.gz/cut.png",
+  }
+  make(given / "00001.tar.gz", [("0.png", encoded(noise(4, 4, 3)))])
+  with pytest.raises(ValueError, match="was made with its input 'source'"):
+    bring(tmp_path / "work", given)

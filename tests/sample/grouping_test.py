@@ -101,6 +101,10 @@ def test_an_only_top_folder_of_an_archive_is_no_prompt(work, tmp_path):
   files = {"all/cat/1.png": PNG, "all/dog/2.png": PNG}
   bank = bring(work, make(tmp_path / "a.zip", files))
   assert bank.prompts == ("cat", "dog")
+  dotted = {f"./{name}": content for name, content in files.items()}
+  bank = bring(tmp_path / "a", make(tmp_path / "a.tar", dotted))
+  assert bank.prompts == ("cat", "dog")
+  assert bank.names == tuple(files)
   bank = bring(tmp_path / "b", make(tmp_path / "b.zip", {"cat/1.png": PNG}))
   assert bank.prompts == ("cat",)
   bank = bring(tmp_path / "c", make(tmp_path / "c", files))

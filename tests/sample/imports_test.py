@@ -283,9 +283,9 @@ def test_nothing_there_nothing_usable(work, given, tmp_path):
     bring(work, given)
   given.mkdir()
   assert "holds no images among its 0 files: expected" in refusal(work, given)
-  save(given, {"a.txt": b"", "0.tar": b""})
+  save(given, {"a.txt": b"", "0.zip": b""})
   message = refusal(work, given)
-  assert "among its 2 files ('0.tar', 'a.txt')" in message
+  assert "among its 2 files ('0.zip', 'a.txt')" in message
   assert "one archive at a time" in message
   save(given, {"a.png": b"", "b.png": encoded(noise(4, 4))[:20]})
   message = refusal(work, given)
