@@ -47,6 +47,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       batch=512,
     ),
     distances=dict(k=51, block=2048, mirror=True),
+    features=dict(  # a second distance; needs held-out images
+      name="descriptor",  # or classifier, clip, dinov2, sscd, file; none: no
+      path=placeholder(str),  # of weights, or of embeddings
+      mirror=True,
+      batch=256,
+    ),
     extraction=dict(
       alpha=0.5,
       neighbours=50,

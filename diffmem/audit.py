@@ -55,6 +55,7 @@ DEFAULTS = {
     batch=512,
   ),
   "distances": dict(k=51, block=2048, mirror=True),
+  "features": dict(name="descriptor", path=None, mirror=True, batch=256),
   "extraction": dict(
     alpha=0.5,
     neighbours=50,
@@ -144,7 +145,13 @@ def run(
   if known and distances and extraction:
     _check_sizes(root)
     find_neighbours(root, distances=distances, progress=progress)
-    extract.run(root, seed=seed, extraction=extraction, progress=progress)
+    extract.run(
+      root,
+      seed=seed,
+      extraction=extraction,
+      features=_second(root, features),
+      progress=progress,
+    )
   if prompts is not None:
     ask(root, seed=seed, prompts=prompts, progress=progress)
   if membership is not None:
@@ -165,6 +172,21 @@ def _check_sizes(root: str | os.PathLike) -> None:
       f"{'x'.join(map(str, shape))}: bring both to one size with "
       "sample.crop=center, sample.resize=SIDE and the same in data"
     )
+
+
+def _second(root: str | os.PathLike, features: dict | None) -> dict | None:
+  """The second distance, where held-out images can set its threshold."""
+  if features is None or features["name"] is None:
+    return None
+  given = workdir.read_json(workdir.path(root) / "data" / "meta.json")
+  if not given["split"]["held_out"]:
+    _log.warning(
+      "extraction: no second distance (features.name = %s), there are no "
+      "held-out images to set its threshold",
+      features["name"],
+    )
+    return None
+  return features
 
 
 def fit_model(

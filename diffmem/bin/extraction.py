@@ -16,6 +16,7 @@ def main(config: dict, workdir: str) -> None:
     workdir,
     seed=config["seed"],
     extraction=config["extraction"],
+    features=config.get("features"),
   )
 
 

@@ -37,6 +37,7 @@ COLUMNS = (
   "name",
   "caption",
 )
+SECOND = ("second_matches", "second_held_out_matches")
 
 
 def run(
@@ -112,8 +113,8 @@ def run(
       of=str(searched["inputs"].get("bank", "")),
       progress=progress,
     )
-    _write_second(stage.folder, dataset, split, other)
-    _write(stage.folder, dataset, split, bank, found, extraction["gallery"])
+    gallery = extraction["gallery"]
+    _write(stage.folder, dataset, split, bank, found, other or None, gallery)
     stage.record("unique", found.results["unique"])
 
 
@@ -274,44 +275,49 @@ def _centres(folder, images, neighbours: int, mirror: bool) -> np.ndarray:
   )
 
 
-def _write(folder, dataset, split, bank, found, gallery: int) -> None:
-  """The four tables and the images; results.json last."""
+def _write(
+  folder, dataset, split, bank, found, other: second.Second | None, gallery: int
+) -> None:
+  """All tables and the images of their first rows; results.json last.
+
+  Of the second distance images are kept of what pixels do not match.
+  """
   members, held_out = split.members, found.held_out_ids
   tables = {
-    "matches": (found.matches, members, split.copies),
-    "near_misses": (found.near_misses, members, split.copies),
-    "held_out_matches": (found.false_matches, held_out, 0 * held_out),
+    "matches": ("match", found.matches, members, split.copies),
+    "near_misses": ("near", found.near_misses, members, split.copies),
+    "held_out_matches": ("false", found.false_matches, held_out, 0 * held_out),
   }
+  rows = {name: np.arange(len(table[1])) for name, table in tables.items()}
+  if other is not None:
+    ids = other.held_out_ids
+    tables |= {
+      "second_matches": ("second", other.matches, members, split.copies),
+      "second_held_out_matches": (
+        "second_false",
+        other.false_matches,
+        ids,
+        0 * ids,
+      ),
+    }
+    matched = np.isin(other.matches.rows, found.matches.rows)
+    rows["second_matches"] = np.flatnonzero(~matched)
+    rows["second_held_out_matches"] = np.arange(len(other.false_matches))
   pictures = {}
-  short = {"matches": "match", "near_misses": "near"}
-  for name, (table, ids, copies) in tables.items():
+  for name, (key, table, ids, copies) in tables.items():
     text = table_csv(table, ids, copies, dataset)
     workdir.write_bytes(folder / f"{name}.csv", text.encode())
-    first = slice(0, gallery)
-    key = short.get(name, "false")
+    first = rows[name][:gallery]
+    pictures[f"{key}_rows"] = first
     pictures[f"{key}_training"] = dataset.take(ids[table.rows[first]])
     pictures[f"{key}_generations"] = np.asarray(bank[table.generations[first]])
+  for name in SECOND:  # of an earlier run
+    if name not in tables:
+      (folder / f"{name}.csv").unlink(missing_ok=True)
   packed = io.BytesIO()
   np.savez_compressed(packed, **pictures)
   workdir.write_bytes(folder / "gallery.npz", packed.getvalue())
   workdir.write_json(folder / "results.json", found.results)
-
-
-def _write_second(folder, dataset, split, other: second.Second | None) -> None:
-  """The tables of the second distance; those of an earlier run go."""
-  tables = {"second_matches": None, "second_held_out_matches": None}
-  if other is not None:
-    ids = other.held_out_ids
-    tables = {
-      "second_matches": (other.matches, split.members, split.copies),
-      "second_held_out_matches": (other.false_matches, ids, 0 * ids),
-    }
-  for name, table in tables.items():
-    if table is None:
-      (folder / f"{name}.csv").unlink(missing_ok=True)
-      continue
-    text = table_csv(*table, dataset)
-    workdir.write_bytes(folder / f"{name}.csv", text.encode())
 
 
 def table_csv(

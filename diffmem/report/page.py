@@ -28,7 +28,13 @@ from diffmem.report.results import SECTIONS, Pairs, Results
 
 PREVIEWS = 6
 ASIDE = 12  # near misses, false matches
-_GALLERIES = ("matches", "near_misses", "false_matches")
+_GALLERIES = (
+  "matches",
+  "near_misses",
+  "false_matches",
+  "second",
+  "second_false",
+)
 
 
 def render(
@@ -78,7 +84,8 @@ def render(
       "histogram": figures.histogram(found),
     }
     for name in _GALLERIES:
-      limit = gallery if name == "matches" else min(gallery, ASIDE)
+      whole = name in ("matches", "second")
+      limit = gallery if whole else min(gallery, ASIDE)
       pairs = results.pairs.get(name, Pairs([]))
       context[name] = _gallery(pairs, limit)
   context |= _outside(results, gallery)

@@ -41,6 +41,8 @@ _PAIRS = {
   "matches": ("matches.csv", "match"),
   "near_misses": ("near_misses.csv", "near"),
   "false_matches": ("held_out_matches.csv", "false"),
+  "second": ("second_matches.csv", "second"),
+  "second_false": ("second_held_out_matches.csv", "second_false"),
 }
 
 
@@ -48,8 +50,9 @@ _PAIRS = {
 class Pairs:
   """Generations beside their nearest reference, nearest first.
 
-  rows: the table, as strings. generations, references: uint8 images
-  [n h w c] of its first n rows; None where there is no gallery.
+  rows: the table, as strings, those with pictures first. generations,
+  references: uint8 images [n h w c] of its first n rows; None where there is
+  no gallery.
   """
 
   rows: list[dict[str, str]]
@@ -189,8 +192,14 @@ def _pairs(folder) -> dict[str, Pairs]:
     if generations is None or references is None:
       found[name] = Pairs(rows)
       continue
-    shown = min(len(rows), len(generations), len(references))
-    found[name] = Pairs(rows, generations[:shown], references[:shown])
+    shown = images.get(f"{key}_rows", np.arange(len(generations)))
+    shown = shown[shown < len(rows)]
+    others = np.setdiff1d(np.arange(len(rows)), shown)
+    found[name] = Pairs(
+      [rows[i] for i in [*shown, *others]],
+      generations[: len(shown)],
+      references[: len(shown)],
+    )
   return found
 
 

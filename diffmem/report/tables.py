@@ -83,6 +83,8 @@ def _extraction_rows(found: dict) -> list[dict[str, str]]:
         "control_interval": words.interval(words.exact_interval(false, size)),
       }
     )
+  if found.get("second"):
+    rows.append(_second_row(found["second"]))
   if held_out.get("real_searched"):
     real, out_of = held_out["real_matches"], held_out["real_searched"]
     rows.append(
@@ -113,6 +115,22 @@ def _prompts_row(found: dict) -> dict[str, str]:
     if groups
     else "none: too few prompts to mix",
     "control_interval": words.interval(control["interval"]) if groups else "",
+  }
+
+
+def _second_row(other: dict) -> dict[str, str]:
+  """The second distance beside its control."""
+  held_out = other["held_out"]
+  return {
+    "what": "Training images reproduced, by the second distance "
+    f"({other['name']})",
+    "value": _of(other["unique"], other["searched"]),
+    "interval": _rate(other, other["unique"], other["searched"]),
+    "control": f"{_of(held_out['unique'], held_out['searched'])} held-out "
+    "images",
+    "control_interval": _rate(
+      held_out, held_out["unique"], held_out["searched"]
+    ),
   }
 
 

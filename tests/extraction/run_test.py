@@ -154,10 +154,13 @@ def test_gallery_shows_the_first_rows(made):
     "false": "held_out_matches",
   }
   assert set(pictures) == {
-    f"{key}_{side}" for key in tables for side in ("generations", "training")
+    f"{key}_{side}"
+    for key in tables
+    for side in ("generations", "training", "rows")
   }
   for key, name in tables.items():
     rows = table(root, name)[: CONFIG["gallery"]]
+    np.testing.assert_array_equal(pictures[f"{key}_rows"], np.arange(len(rows)))
     assert len(pictures[f"{key}_training"]) == len(rows)
     for side, column, of in (
       ("training", "training_id", dataset.take),
