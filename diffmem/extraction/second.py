@@ -28,6 +28,8 @@ from diffmem.extraction import attack
 from diffmem.extraction.attack import Found
 from diffmem.extraction.rule import Nearest, Searched
 
+BLOCK = 2**16  # queries at a time
+
 
 @dataclasses.dataclass(frozen=True)
 class Second:
@@ -46,17 +48,24 @@ def search(queries: Sequence, references, metric: str) -> Nearest:
   """The nearest reference of each query.
 
   queries: float32 vectors [n d] of the images, and of their mirror images
-  where those are searched too; references: [m d]. Arrays or stores.
+  where those are searched too, arrays or stores, read block by block;
+  references: [m d].
   """
-  found = [
-    distances.nearest_vectors(vectors, references, 1, metric=metric)
-    for vectors in queries
-  ]
-  rows = np.stack([f.ids[:, 0] for f in found])
-  values = np.stack([f.distances[:, 0] for f in found])
-  best = np.lexsort((rows, values), axis=0)[:1]
-  rows = np.take_along_axis(rows, best, axis=0)[0]
-  values = np.take_along_axis(values, best, axis=0)[0]
+  blocks = []
+  for start in range(0, queries[0].shape[0], BLOCK):
+    found = [
+      distances.nearest_vectors(
+        vectors[start : start + BLOCK], references, 1, metric=metric
+      )
+      for vectors in queries
+    ]
+    rows = np.stack([f.ids[:, 0] for f in found])
+    values = np.stack([f.distances[:, 0] for f in found])
+    best = np.lexsort((rows, values), axis=0)[:1]
+    blocks.append(
+      [np.take_along_axis(v, best, axis=0)[0] for v in (rows, values)]
+    )
+  rows, values = (np.concatenate(v) for v in zip(*blocks, strict=True))
   return Nearest(rows, values, values)
 
 

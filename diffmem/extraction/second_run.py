@@ -171,7 +171,7 @@ class _Vectors:
     else:
       images = self._dataset.take(self._ids[name])
       of = weights.of_arrays({"ids": self._ids[name], "images": images})
-    return embed_set(
+    made = embed_set(
       self._folder / (f"{name}_mirrored" if mirror else name),
       images,
       self._made,
@@ -179,4 +179,5 @@ class _Vectors:
       mirror=mirror,
       of=of,
       progress=progress,
-    )[:]
+    )
+    return made if name == "generations" else made[:]

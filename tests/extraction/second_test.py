@@ -21,7 +21,8 @@ def unit(rng, *shape):
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("orientations", [1, 2])
-def test_nearest_of_both_orientations(metric, orientations):
+def test_nearest_of_both_orientations(metric, orientations, monkeypatch):
+  monkeypatch.setattr(second, "BLOCK", 4)
   rng = np.random.default_rng(0)
   queries = [unit(rng, 9, 5) for _ in range(orientations)]
   references = unit(rng, 7, 5)
