@@ -188,13 +188,11 @@ def fill(
   missing = sorted(set(range(images.chunks)) - set(done))
   if not missing:
     return
-  devices = min(jax.local_device_count(), len(missing))
-  if backend == "host":
-    devices = 1
+  devices = jax.local_device_count() if backend != "host" else 1
+  devices = min(devices, len(missing))
   local = mesh.local_mesh(devices)
   block = _blocks(generate, backend, local)
-  if backend != "host":
-    # Placed once: pmap would copy unreplicated weights at every call.
+  if backend != "host":  # placed once: pmap would copy at every call
     params = mesh.replicate(params, local)
   count = sum(_size(images, number) for number in done)
   with Progress(

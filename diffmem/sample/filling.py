@@ -77,8 +77,6 @@ def fill(
   images = _open(workdir.path(folder) / "images", rows, shape, batch)
   images.verify()
   journal = _Journal(folder, images)
-  buffer = np.empty((images.chunk, *shape), np.uint8)
-  size, left_out = 0, []
   with Progress(
     candidates or 0,
     what="import",
@@ -86,19 +84,8 @@ def fill(
     done=journal.end,
     enabled=progress,
   ) as bar:
-    end = journal.end
-    for result in read(journal.end):
-      if isinstance(result, str):
-        left_out.append([end, result])
-      else:
-        buffer[size] = result
-        size += 1
-      end += 1
-      if size == images.chunk:
-        journal.write(images, buffer, end, left_out)
-        size, left_out = 0, []
-      bar.update(1)
-  filled = _result(journal.entries, buffer[:size], end, left_out)
+    last, end, left_out = _full_chunks(images, journal, read, bar)
+  filled = _result(journal.entries, last, end, left_out)
   if not len(filled.kept):
     first = next(iter(filled.left_out.values()), "there are none")
     raise ValueError(
@@ -106,9 +93,29 @@ def fill(
     )
   beside(filled)
   images = store.shorten(images, len(filled.kept))
-  if size:
-    journal.write(images, buffer[:size], end, left_out)
+  if len(last):
+    journal.write(images, last, end, left_out)
   return filled
+
+
+def _full_chunks(
+  images: store.Store, journal: "_Journal", read: Callable, bar: Progress
+) -> tuple[UInt8[np.ndarray, "b h w c"], int, list]:
+  """Writes every full chunk; the rest: images, candidates read, left out."""
+  buffer = np.empty((images.chunk, *images.shape[1:]), np.uint8)
+  size, end, left_out = 0, journal.end, []
+  for result in read(end):
+    if isinstance(result, str):
+      left_out.append([end, result])
+    else:
+      buffer[size] = result
+      size += 1
+    end += 1
+    if size == images.chunk:
+      journal.write(images, buffer, end, left_out)
+      size, left_out = 0, []
+    bar.update(1)
+  return buffer[:size], end, left_out
 
 
 class _Journal:

@@ -11,6 +11,7 @@ in the same way.
 import functools
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -51,18 +52,15 @@ def run(
       another `name` where it changes.
     params: what it is called with, a tree of arrays, or None.
     n: how many images; not with prompts.
-    prompts: distinct texts, with `per_prompt` images of each.
-    per_prompt: see prompts.
+    prompts, per_prompt: distinct texts, and how many images of each.
     batch: images in a call, and in a chunk of the store.
     seed: the root of the noise.
-    name: of the generator; kept in meta.json and compared.
+    name, **record: kept in meta.json and compared.
     backend: "pmap", "jit", or "host" where JAX cannot trace the generator.
     progress: show the rate and the time left.
-    **record: plain settings of the generator, kept and compared too.
 
   Raises:
-    ValueError: bad arguments, or a bank that was made with others.
-    OSError: the bank cannot be written.
+    ValueError, OSError: bad arguments, or a bank that was made with others.
   """
   prompts, n = _count(n, prompts, per_prompt, batch)
   key = keys.stream(keys.root(seed), "sample")
@@ -74,7 +72,7 @@ def run(
     "sample",
     config={"seed": seed, "sample": config | record},
     inputs={"params": _hash(params), "prompts": workdir.digest(prompts)},
-    needs=n * int(np.prod(shape)) if not _there(root) else 0,
+    needs=n * math.prod(shape) if not _there(root) else 0,
   ) as stage:
     images = store.create(
       stage.folder / "images", shape=(n, *shape), dtype=np.uint8, chunk=size
@@ -82,12 +80,18 @@ def run(
     if stage.finished and images.complete():
       _log.info("sample: finished before, kept (%s)", stage.folder)
       return
-    if prompts is not None and per_prompt is not None:
-      ids = np.arange(n) // per_prompt
-      bank.write_beside(stage.folder, prompts=prompts, prompt_ids=ids)
+    _write_prompts(stage.folder, prompts, n)
     bank.fill(images, generate, params, key, backend=backend, progress=progress)
     stage.record("generated", n)
     stage.record("shape", list(shape))
+
+
+def _write_prompts(
+  folder: os.PathLike, prompts: Sequence[str] | None, n: int
+) -> None:
+  if prompts is not None:
+    ids = np.arange(n) // (n // len(prompts))
+    bank.write_beside(folder, prompts=prompts, prompt_ids=ids)
 
 
 def run_denoiser(
@@ -108,8 +112,8 @@ def run_denoiser(
   Args:
     root: the workdir.
     denoiser: any; sampled on the host where it is not traceable.
-    conditions: [p ...], what the denoiser takes as cond for each prompt.
-      Without, a denoiser of classes gets them in turns.
+    conditions: [p ...], cond for each prompt. Without, a denoiser of classes
+      gets them in turns.
     stepper, steps, eta, guidance, clip: see `chain.chain`.
     name: of the denoiser.
     **options: n, prompts, per_prompt, batch, seed, progress of `run`.
@@ -123,15 +127,8 @@ def run_denoiser(
   if conditions is None:
     generate = stages.generator(denoiser, **settings)
   else:
-    per_prompt = options.get("per_prompt")
-    prompts = options.get("prompts")
-    if per_prompt is None or prompts is None or len(prompts) != len(conditions):
-      raise ValueError(
-        f"{len(conditions)} conditions need as many prompts, and per_prompt"
-      )
-    generate = _conditional(
-      chain.chain(denoiser, **settings), jnp.asarray(conditions), per_prompt
-    )
+    make = chain.chain(denoiser, **settings)
+    generate = _conditional(make, conditions, options)
   backend = "pmap" if denoiser.traceable else "host"
   digest = None if conditions is None else _hash(conditions)
   run(
@@ -147,8 +144,16 @@ def run_denoiser(
 
 
 def _conditional(
-  make: chain.Sampler, conditions: jax.Array, per_prompt: int
+  make: chain.Sampler, conditions: Any, options: dict[str, Any]
 ) -> bank.Generate:
+  """The sampler with the condition of each id's prompt."""
+  conditions = jnp.asarray(conditions)
+  per_prompt, prompts = options.get("per_prompt"), options.get("prompts")
+  if per_prompt is None or prompts is None or len(prompts) != len(conditions):
+    raise ValueError(
+      f"{len(conditions)} conditions need as many prompts, and per_prompt"
+    )
+
   def generate(
     params: object, ids: Int[Any, " b"], key: Key[jax.Array, ""]
   ) -> Float[jax.Array, "b h w c"]:

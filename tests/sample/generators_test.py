@@ -158,4 +158,6 @@ def test_conditions_belong_to_prompts(tmp_path):
   expected = np.round((np.repeat(levels, 3) + 1) * 127.5)
   assert np.abs(bank[:].mean((1, 2, 3)) - expected).max() <= 1
   with pytest.raises(ValueError, match="3 conditions need as many prompts"):
-    generators.run_denoiser(tmp_path / "x", model, conditions=levels, n=9)
+    generators.run_denoiser(
+      tmp_path / "x", model, conditions=levels, n=9, steps=10
+    )
