@@ -3,8 +3,9 @@
 
 Every image is a class of its own (Dosovitskiy et al., arXiv 1406.6909): the
 network sees two altered views of each of `batch` images and is trained to name
-the partner of every view among the others, with u the unit vectors of the
-views, p(i) the partner of i and T = 0.1 (Chen et al., arXiv 2002.05709)
+the partner of every view among the others, with u the vectors of the views,
+less their mean and of unit length, p(i) the partner of i and T = 0.1 (Chen et
+al., arXiv 2002.05709)
 
   loss = -mean_i log(exp(<u_i, u_p(i)> / T) / sum_{j != i} exp(<u_i, u_j> / T)).
 
@@ -35,6 +36,7 @@ TEMPERATURE = 0.1
 WIDTH = 32
 SIZE = 128  # values of a vector
 RATE = 2e-3
+CENTRED = 1024  # images whose mean vector is taken away
 
 
 class Network(nnx.Module):
@@ -54,12 +56,11 @@ class Network(nnx.Module):
     self.out = nnx.Linear((SIDE // 8) ** 2 * 4 * w, SIZE, rngs=rngs)
 
   def __call__(self, x: Float[jax.Array, "b h w c"]) -> jax.Array:
-    """Images in 0..1 -> unit vectors [b d]."""
+    """Images in 0..1 -> vectors [b d], of any length."""
     x = (x - 0.5) * 4
     for conv, norm in zip(self.conv, self.norm, strict=True):
       x = nnx.relu(norm(conv(x)))
-    x = self.out(x.reshape(len(x), -1))
-    return x / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-6)
+    return self.out(x.reshape(len(x), -1))
 
 
 def create(
@@ -97,7 +98,7 @@ def create(
 
   @jax.jit
   def embed_block(x):
-    return nnx.merge(graph, params)(_resized(x))
+    return _unit(nnx.merge(graph, params)(_resized(x)))
 
   def embed(images: UInt8[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b d"]:
     return np.asarray(embed_block(jnp.asarray(images)))
@@ -138,17 +139,27 @@ def train(
       x = jnp.asarray(images[rows])
       params, state = step(params, state, x, jax.random.fold_in(key, i))
       bar.update()
-  return _named(params)
+  arrays = _named(params)
+  some = jnp.asarray(images[: min(n, CENTRED)])
+  vectors = jax.jit(nnx.merge(graph, params).__call__)(_resized(some))
+  arrays["out.bias"] = arrays["out.bias"] - np.asarray(vectors.mean(axis=0))
+  return arrays
 
 
 def _loss(params, graph, x: Float[jax.Array, "b h w c"], key) -> jax.Array:
   one, two = jax.random.split(key)
   views = jnp.concatenate([view(x, one), view(x, two)])
   u = nnx.merge(graph, params)(views)
+  # Without what all have in common: all vectors start in one direction.
+  u = _unit(u - u.mean(axis=0, keepdims=True))
   b = len(x)
   scores = u @ u.T / TEMPERATURE - 1e9 * jnp.eye(2 * b)
   partner = jnp.roll(jnp.arange(2 * b), b)
   return -jax.nn.log_softmax(scores)[jnp.arange(2 * b), partner].mean()
+
+
+def _unit(u: Float[jax.Array, "b d"]) -> Float[jax.Array, "b d"]:
+  return u / (jnp.linalg.norm(u, axis=1, keepdims=True) + 1e-6)
 
 
 def view(

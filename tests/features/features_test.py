@@ -130,7 +130,7 @@ def test_the_classifier_learns_and_is_kept(tmp_path, photographs):
     "classifier",
     images=photographs,
     path=path,
-    steps=120,
+    steps=50,
     batch=16,
     seed=1,
     progress=False,
@@ -140,7 +140,7 @@ def test_the_classifier_learns_and_is_kept(tmp_path, photographs):
     made.embed(photographs), kept.embed(photographs)
   )
   assert made.info == kept.info
-  assert margin(made) > 0.3  # 0.002 before training
+  assert margin(made) > 0.2  # 0.01 before training
   path.write_bytes(path.read_bytes()[:100])
   with pytest.raises(ValueError, match=r"no \.npz of weights"):
     features.create("classifier", path=path)
