@@ -128,7 +128,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       gallery=96,
     ),
     membership=dict(
-      attacks=("loss", "secmi", "pia", "pian", "sima", "pfami", "rediffuse"),
+      attacks=(
+        "loss",
+        "secmi",
+        "secmi_nn",
+        "pia",
+        "pian",
+        "sima",
+        "pfami",
+        "rediffuse",
+      ),
       t=(50, 100, 200, 300),
       headline_t=placeholder(int),  # none: chosen on images set aside
       choose=0.2,  # of members seen once, and of held-out images
@@ -138,6 +147,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       # One section an attack; `t` there takes the place of the one above.
       loss=dict(draws=20, augment=("identity", "flip"), over="mean"),
       secmi=dict(interval=10, mode="paper"),
+      secmi_nn=dict(
+        t=(100,),
+        interval=10,
+        mode="paper",
+        width=32,
+        epochs=30,
+        lr=1e-3,
+        decay=1e-3,
+        minibatch=128,
+        validation=0.25,
+      ),
       pia=dict(p=4, normalise="none"),
       pian=dict(p=4, normalise="consistent"),
       sima=dict(t=(10, 50, 100, 200), p=4),
@@ -153,7 +173,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         change="relative",
       ),
       rediffuse=dict(t=(200,), interval=100, repeats=10, norm=2),
-      shadow_attacks=_with_shadows() if given.shadows else dict(),
+      shadow_attacks=_with_shadows()
+      if given.shadows and given.shadow is None
+      else dict(),
       quantile=dict(  # thresholds for each image, learnt on calibration
         attack="loss", components=16, fpr=0.05, regressor="boosting", bags=7
       ),
@@ -161,7 +183,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       audits=dict(
         canaries=None,  # see digits_audits.py
         one_run=None,
-        sets=dict(sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, folds=5),
+        sets=dict(
+          sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, learn=0.5
+        ),
       ),
       by_step=False,  # attack earlier checkpoints too
       generated=5_000,  # generations scored as a third class
@@ -179,6 +203,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     report=dict(
       title="What a DDPM keeps of CIFAR-10",
       gallery=96,  # pairs of images shown
+      labels=(),  # files of marks that people made on report/sheets.html
     ),
   )
   config = ml_collections.ConfigDict(sections).lock()
@@ -196,6 +221,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.membership.update(t=(50, 100), bootstrap=100, generated=32)
     config.membership.update(choose=0.3, criterion="auc")
     config.membership.loss.draws = 2
+    config.membership.secmi_nn.update(t=(50,), width=4, epochs=2, minibatch=8)
     config.membership.audits.sets.update(sizes=(20,), resamples=5)
     config.membership.quantile.bags = 1
     config.membership.sima.t = (10, 50)

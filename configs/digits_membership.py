@@ -31,6 +31,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   given = args.parse(
     arg, debug=False, seed=0, shadows=8, shadow=int, steps=3000
   )
+  alone = given.shadow is not None  # no others to attack it with
   sections = dict(
     seed=given.seed,
     data=dict(
@@ -94,15 +95,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       pia=dict(p=4, normalise="none"),
       pian=dict(p=4, normalise="consistent"),
       sima=dict(p=4),
-      shadow_attacks=_with_shadows(),
+      shadow_attacks=dict() if alone else _with_shadows(),
       quantile=dict(  # thresholds for each image, learnt on calibration
         attack="loss", components=16, fpr=0.05, regressor="linear", bags=7
       ),
-      gradients=dict(times=10, draws=1, norms="mean", classifier="linear"),
+      gradients=None
+      if alone
+      else dict(times=10, draws=1, norms="mean", classifier="linear"),
       audits=dict(
         canaries=None,  # see digits_audits.py
         one_run=None,
-        sets=dict(sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, folds=5),
+        sets=dict(
+          sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, learn=0.5
+        ),
       ),
       by_step=True,  # attack earlier checkpoints too
       generated=0,  # nothing is sampled
@@ -120,6 +125,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     report=dict(
       title="Who was in the training set of models of handwritten digits",
       gallery=48,  # pairs of images shown
+      labels=(),  # files of marks that people made on report/sheets.html
     ),
   )
   config = ml_collections.ConfigDict(sections).lock()
@@ -131,7 +137,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.membership.loss.draws = 2
     config.membership.audits.sets.update(sizes=(20,), resamples=5)
     config.membership.quantile.bags = 1
-    config.membership.gradients.times = 2
+    if not alone:
+      config.membership.gradients.times = 2
     config.membership.controls.update(draws=20, permutations=20, trees=10)
     for section in config.membership.shadow_attacks.values():
       section.draws = min(section.draws, 2)
