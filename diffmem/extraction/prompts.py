@@ -35,6 +35,7 @@ from diffmem.extraction.tightest import tightest
 
 BINS = np.linspace(0, 1, 201)  # of histograms of distances
 LINES = 32  # of an image, one of which a first look takes
+LOOK = 1 << 20  # values that it takes at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +102,25 @@ def busy(
   Pixels vary no less around their mean than some of them do around theirs:
   for most images every LINES-th line settles it.
   """
-
-  def squares(lines: UInt8[np.ndarray, "i w c"]) -> float:
-    pixels = lines.reshape(-1, lines.shape[-1]).T.astype(np.float32)
-    return float(pixels.var(axis=1).mean() * lines.size)
-
   enough = (255 * flat) ** 2 * math.prod(images.shape[1:])
-  return np.array(
-    [squares(x[::LINES]) >= enough or squares(x) >= enough for x in images],
-    bool,
-  )
+  found = np.empty(len(images), bool)
+  step = max(1, LOOK * LINES // math.prod(images.shape[1:]))
+  for start in range(0, len(images), step):
+    part = images[start : start + step]
+    found[start : start + step] = _squares(part[:, ::LINES]) >= enough
+  for i in np.flatnonzero(~found):
+    found[i] = _squares(images[i : i + 1])[0] >= enough
+  return found
+
+
+def _squares(
+  images: UInt8[np.ndarray, "n i w c"],
+) -> Float[np.ndarray, " n"]:
+  """Sums of squares around the means of each image's channels."""
+  n, _, _, c = images.shape
+  pixels = np.moveaxis(images, -1, 1).reshape(n, c, -1).astype(np.float32)
+  size = math.prod(images.shape[1:])
+  return pixels.var(axis=2).mean(axis=1).astype(np.float64) * size
 
 
 def matrix(
@@ -155,7 +165,9 @@ def measure(
       lengths=np.empty(0),
       histogram=np.zeros(len(BINS) - 1, np.int64),
     )
-  between = matrix(images[kept], patch)
+  if len(kept) < len(images):
+    images = images[kept]
+  between = matrix(images, patch)
   value, proven = tightest(between, minimum)
   pairs = none
   if len(kept) >= minimum and (value <= cap or not proven):

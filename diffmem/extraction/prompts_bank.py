@@ -65,22 +65,26 @@ def groups(
 
 
 def read(images, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w c"]:
-  """Rows of a store in any order; its chunks once, READ_BYTES at a time."""
-  chunk = images.chunk * image_bytes(images.shape[1:])
-  step = max(1, READ_BYTES // chunk)  # chunks
+  """Rows of a store in any order; each of its chunks is read once."""
   wanted, place = np.unique(rows, return_inverse=True)
-  out = np.empty((len(wanted), *images.shape[1:]), np.uint8)
-  turn = wanted // images.chunk // step
-  ends = np.flatnonzero(np.diff(turn, append=-1)) + 1
-  for start, end in zip([0, *ends], ends, strict=False):
-    part = wanted[start:end]
-    whole = part[-1] - part[0] + 1 == len(part)
-    out[start:end] = images[
-      slice(int(part[0]), int(part[-1]) + 1) if whole else part
-    ]
+  if len(wanted) and wanted[-1] - wanted[0] + 1 == len(wanted):
+    out = images[int(wanted[0]) : int(wanted[-1]) + 1]
+  else:
+    out = _gather(images, wanted)
   if np.array_equal(place, np.arange(len(wanted))):
     return out
   return out[place]
+
+
+def _gather(images, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r ..."]:
+  """Rows, ascending, READ_BYTES of chunks at a time."""
+  chunk = images.chunk * image_bytes(images.shape[1:])
+  turn = rows // images.chunk // max(1, READ_BYTES // chunk)
+  out = np.empty((len(rows), *images.shape[1:]), np.uint8)
+  ends = np.flatnonzero(np.diff(turn, append=-1)) + 1
+  for start, end in zip([0, *ends], ends, strict=False):
+    out[start:end] = images[rows[start:end]]
+  return out
 
 
 def read_groups(
@@ -105,10 +109,11 @@ def read_groups(
 def pool_rows(
   prompts: Sequence[Prompt], one: int, seed: int
 ) -> tuple[Int[np.ndarray, " r"], Int[np.ndarray, " r"]]:
-  """(rows, their prompts): a few random images of each of many prompts.
+  """(rows, their prompts): a few images of each of many prompts.
 
   one: bytes of an image. As many prompts as POOL and POOL_BYTES allow, drawn
-  at random, each with as many images as fill it.
+  at random, each with as many images as fill it: a run of them, which lies in
+  few chunks and, seeds being in no order, is as good as any.
   """
   most = max(2, min(POOL, POOL_BYTES // one))
   rng = np.random.default_rng([seed, 1])
@@ -117,7 +122,8 @@ def pool_rows(
   rows, ids = [], []
   for i in np.sort(drawn):
     own = prompts[i].rows
-    some = rng.permutation(own)[:each]
+    first = rng.integers(max(len(own) - each, 0) + 1)
+    some = own[first : first + each]
     rows.append(some)
     ids.append(np.full(len(some), prompts[i].id))
   order = np.argsort(np.concatenate(rows))

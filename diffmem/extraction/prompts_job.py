@@ -23,6 +23,20 @@ from diffmem.extraction.tightest import tightest
 from diffmem.progress import Progress
 from diffmem.sample.bank import Bank
 
+MEANS = {
+  "given": "the edge was given, not calibrated",
+  "across": "at most `rate` of pairs of different prompts are within the edge; "
+  "pairs of one prompt are nearer, so ordinary prompts may be flagged: look at "
+  "the ranking, or name unsuspected prompts",
+  "ordinary": "about `rate` of prompts that look ordinary in this bank are "
+  "flagged, if their tightest cliques are log-normal",
+  "unsuspected": "about `rate` of prompts like those that were named as "
+  "unsuspected are flagged",
+}
+CONTROL = (
+  "groups of as many images of different prompts; ordinary prompts, whose "
+  "images have one subject, are flagged more often"
+)
 KEYS = ("minimum", "flat", "limit", "edge", "edge_rate")  # of what is measured
 
 
@@ -268,6 +282,7 @@ class Job:
       "control": {
         **_rate(np.array(controls["tightest"]), edge.value),
         "size": controls["size"],
+        "means": CONTROL,
         "unsuspected": checked,
       },
       "histogram": {
@@ -321,6 +336,7 @@ def _edge(top: Across | None, edge: Edge, options: dict) -> dict:
     bound["rate_asked"] = options["edge_rate"]
   return {
     **vars(edge),
+    "means": MEANS[edge.method],
     "pairs": None if top is None else top.pairs,
     "across": bound,
   }
