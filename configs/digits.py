@@ -134,7 +134,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       audits=dict(
         canaries=None,  # see digits_audits.py
         one_run=None,
-        sets=dict(sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, folds=5),
+        sets=dict(
+          sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, learn=0.5
+        ),
       ),
       by_step=False,  # attack earlier checkpoints too
       generated=256,  # generations scored as a third class

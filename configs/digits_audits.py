@@ -102,7 +102,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
           outside=0.5,  # share of the guesses that are "out"
           part=0.3,  # of the images, to choose the number of guesses
         ),
-        sets=dict(sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, folds=5),
+        sets=dict(
+          sizes=(20, 50, 100, 200), alpha=0.01, resamples=50, learn=0.5
+        ),
       ),
       by_step=False,  # attack earlier checkpoints too
       generated=0,  # nothing is sampled

@@ -27,7 +27,7 @@ from diffmem.membership.single import Result
 KEYS = {
   "canaries": {"t", "draws"},
   "one_run": {"delta", "significance", "outside", "part"},
-  "sets": {"sizes", "alpha", "resamples", "folds"},
+  "sets": {"sizes", "alpha", "resamples", "learn"},
 }
 
 
@@ -48,7 +48,7 @@ def check(scene: Scene, audits: dict) -> None:
       options["sizes"],
       alpha=options["alpha"],
       resamples=options["resamples"],
-      folds=options["folds"],
+      learn=options["learn"],
     )
 
 
@@ -151,7 +151,7 @@ def of_sets(
   sizes: tuple[int, ...],
   alpha: float,
   resamples: int,
-  folds: int,
+  learn: float,
   seed: int,
 ) -> dict[str, Any]:
   """`sets.power` on the scores of all attacks without shadows together."""
@@ -168,7 +168,7 @@ def of_sets(
     tuple(sizes),
     alpha=alpha,
     resamples=resamples,
-    folds=folds,
+    learn=learn,
     seed=seed,
   )
   return {

@@ -68,7 +68,7 @@ CONFIG = {
       "outside": 0.5,
       "part": 0.3,
     },
-    "sets": {"sizes": (20,), "alpha": 0.01, "resamples": 3, "folds": 2},
+    "sets": {"sizes": (20,), "alpha": 0.01, "resamples": 3, "learn": 0.5},
   },
   "by_step": False,
   "generated": 0,
@@ -221,14 +221,14 @@ def test_what_is_missing_is_said(root, tmp_path, monkeypatch):
     ({"audits": {}}, "membership.audits has the keys none: expected"),
     (
       {"audits": CONFIG["audits"] | {"sets": {"sizes": (20,)}}},
-      "membership.audits.sets has the keys sizes: expected alpha, folds",
+      "membership.audits.sets has the keys sizes: expected alpha, learn",
     ),
     (
       {
         "audits": CONFIG["audits"]
         | {"sets": CONFIG["audits"]["sets"] | {"sizes": (500,)}}
       },
-      "a set of size 500: expected 4",
+      "a set of size 500: expected 8",
     ),
     (
       {
