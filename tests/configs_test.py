@@ -13,6 +13,7 @@ from diffmem.data import splits
 from diffmem.diffusion import losses, schedules, steppers
 from diffmem.membership import audits, learnt, shadowed, stored
 from diffmem.models import presets
+from diffmem.sample import pipelines
 
 CONFIGS = {
   "digits.py": ["", "debug", "seed=3", "debug,seed=3"],
@@ -29,7 +30,10 @@ CONFIGS = {
 }
 ALL = [(name, arg) for name, args in CONFIGS.items() for arg in args]
 # Of images from outside: nothing is trained.
-OUTSIDE = {"folder.py": ["", "debug", "seed=3"]}
+OUTSIDE = {
+  "folder.py": ["", "debug", "seed=3"],
+  "pipeline.py": ["", "debug", "seed=3"],
+}
 # Shadow models and nothing else: no model to sample from.
 SHADOWS = {
   "digits_membership.py": [
@@ -95,6 +99,15 @@ def test_outside_configs(root, name, arg):
     assert config[section].is_locked
   accepts(data.prepare_given, config.data.to_dict(), given=("seed",))
   assert config.extraction.neighbours < config.distances.k
+
+
+def test_the_pipeline_s_section_is_its_settings(root):
+  section = load(root, "pipeline.py").to_dict()["sample"]
+  accepts(pipelines.Settings, section)
+  folder = load(root, "folder.py").to_dict()
+  other = load(root, "pipeline.py").to_dict()
+  for name in set(folder) - {"sample", "report"}:
+    assert folder[name] == other[name], name
 
 
 @pytest.mark.parametrize(("name", "arg"), TRAINED)
@@ -225,7 +238,8 @@ def test_every_attack_has_all_of_its_options(root, name, arg):
     assert most is None or most in want.times
   want = stored.wanted("loss", membership, config["seed"])
   shadows = shadowed.plan(membership, want)
-  assert bool(shadows) == bool(config["data"]["split"]["shadows"])
+  split = config["data"]["split"]
+  assert bool(shadows) == bool(split["shadows"] and split["shadow"] is None)
   for name, keys in learnt.KEYS.items():
     learnt.check_keys(name, membership[name], keys)
   assert not membership["gradients"] or shadows

@@ -63,15 +63,16 @@ def blind_control(
 ) -> dict[str, Any]:
   """The classifier that never sees the model, on members and held-out images.
 
-  With no model but shadows, on the halves of the first of them.
+  With no model but shadows, on the halves of all their pairs.
   """
-  inside = scene.design.inside[0]
+  inside = scene.design.inside[::2]
   there = scene.pool & (scene.parts.copies <= 1)
   rows = np.flatnonzero(there)
   if len(rows) > options["images"]:
     order = streams.permutation(len(rows), seed, "membership blind")
     rows = np.sort(rows[order[: options["images"]]])
-  few = min(int(inside[rows].sum()), int((~inside[rows]).sum()))
+  inside = inside[:, rows]
+  few = int(min(inside.sum(1).min(), (~inside).sum(1).min()))
   if few < options["folds"]:
     return {
       "passes": None,
@@ -79,7 +80,7 @@ def blind_control(
     }
   return blind.control(
     scene.dataset.take(scene.ids[rows]),
-    inside[rows],
+    inside,
     components=options["components"],
     trees=options["trees"],
     folds=options["folds"],

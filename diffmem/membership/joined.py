@@ -15,6 +15,8 @@ import numpy as np
 from diffmem import stats, workdir
 from diffmem.arrays import Bool, Float, Int
 
+FEW = 5
+
 
 def extracted(root) -> Int[np.ndarray, " k"] | None:
   """Ids in <root>/extraction/matches.csv; None where there is none."""
@@ -48,9 +50,10 @@ def join(
 
   Returns:
     extracted, members: how many; auc: of extracted against other members,
-    which is the mean share of others that an extracted one outscores; top: of
-    the highest 1%, 10% of scores, how many were extracted, of how many; and
-    the same for members that stand in training once, as "once".
+    which is the mean share of others that an extracted one outscores (None
+    for fewer than FEW, which say nothing of any others); top: of the highest
+    1%, 10% of scores, how many were extracted, of how many; and the same for
+    members that stand in training once, as "once".
   """
   result = _join(scores, found, bootstrap, seed)
   once = copies == 1
@@ -61,15 +64,16 @@ def join(
 def _join(scores, found, bootstrap: int, seed: int) -> dict[str, Any]:
   k, n = int(found.sum()), len(found)
   result: dict[str, Any] = {"extracted": k, "members": n}
+  result |= {"auc": None, "top": {}}
   if not 0 < k < n:
-    return result | {"auc": None, "top": {}}
-  auc = stats.interval(
-    scores[found], scores[~found], resamples=bootstrap, seed=seed
-  )
-  assert auc is not None
+    return result
+  if k >= FEW:
+    result["auc"] = stats.interval(
+      scores[found], scores[~found], resamples=bootstrap, seed=seed
+    )
   order = np.argsort(-scores, kind="stable")
   top = {}
   for share in (0.01, 0.1):
     size = max(1, round(share * n))
     top[f"{share:g}"] = [int(found[order[:size]].sum()), size]
-  return result | {"auc": list(auc), "top": top}
+  return result | {"top": top}

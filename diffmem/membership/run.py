@@ -82,13 +82,15 @@ def run(
   if not fixed:
     count = here.design.counts(here.design.choose)["non_members"]
     choosing.check_criterion(membership["criterion"], count)
-  if here.shadows is not None:
+  batch = membership["batch"]
+  needed = [(here.targets, want) for want in plan]
+  if here.shadows is not None and losses is not None:
+    needed.append((here.shadows, losses))
     for attack in attacks:
       shadowed.check(here, attack)
-  batch = membership["batch"]
-  for want in plan:
+  for models, want in needed:
     shadow_signals.check(
-      here.targets, want.signal, t=want.times, batch=batch, **want.of_signal
+      models, want.signal, t=want.times, batch=batch, **want.of_signal
     )
   generated = aside.bank(root, here, membership["generated"])
   inputs = {**here.inputs, **aside.inputs(root, membership["generated"])}

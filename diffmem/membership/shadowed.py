@@ -33,7 +33,7 @@ from diffmem.membership import (
 )
 from diffmem.membership.evaluate import Design
 from diffmem.membership.scene import Scene
-from diffmem.membership.single import Result
+from diffmem.membership.single import Result, cases
 from diffmem.membership.stored import Wanted
 
 
@@ -213,20 +213,16 @@ def by_draws(
   seed: int,
 ) -> list[dict[str, Any]]:
   """The same with fewer noise draws, and with one augmentation alone."""
-  sizes = [2**i for i in range(20) if 2**i < attack.draws]
-  cases = [(k, attack.views) for k in [*sizes, attack.draws]]
-  if len(attack.views) > 1:
-    cases = [(k, attack.views[:1]) for k in [*sizes, attack.draws]] + cases
   found = []
-  for draws, views in cases:
+  for count, draws in cases(len(attack.views), attack.draws):
+    views = attack.views[:count]
     scores = matrices.leave_pair_out(
       attack.score, losses[:, :, :draws, list(views)], design.inside
     )
-    names = attack.augment[: len(views)]
     found.append(
       {
         "draws": draws,
-        "augment": names,
+        "augment": attack.augment[:count],
         **stats.pooled(
           scores,
           design.inside,

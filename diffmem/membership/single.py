@@ -8,7 +8,7 @@ import numpy as np
 
 from diffmem import stats
 from diffmem.arrays import Float
-from diffmem.membership import controls, evaluate, shadow_signals
+from diffmem.membership import controls, evaluate, loss, shadow_signals
 from diffmem.membership.evaluate import Design
 from diffmem.membership.scene import Scene
 from diffmem.membership.stored import Wanted
@@ -104,6 +104,11 @@ def run(
     seed=seed,
   )
   numbers |= about(want, len(by_time))
+  if want.attack.signal is loss.SIGNAL and len(times) == len(want.times):
+    values = [kept[:][:, row : row + 1] for kept in found.stores]
+    numbers["by_draws"] = by_draws(
+      want, values, design, bootstrap=bootstrap, seed=seed
+    )
   if learns:
     numbers["learnt_on"] = design.counts(fit)
   if scene.main is not None:
@@ -126,6 +131,44 @@ def about(want: Wanted, models: int) -> dict[str, Any]:
   if "draws" in want.options:
     found["draws"] = want.options["draws"]
   return found
+
+
+def by_draws(
+  want: Wanted,
+  losses: list[Float[np.ndarray, "n 1 draws a"]],
+  design: Design,
+  *,
+  bootstrap: int,
+  seed: int,
+) -> list[dict[str, Any]]:
+  """The loss attack with fewer noise draws, and with one augmentation alone."""
+  augment, most = tuple(want.of_signal["augment"]), want.of_signal["draws"]
+  found = []
+  for views, draws in cases(len(augment), most):
+    scores = np.stack(
+      [want.scores(v[:, :, :draws, :views])[:, 0] for v in losses]
+    )
+    found.append(
+      {
+        "draws": draws,
+        "augment": augment[:views],
+        **stats.pooled(
+          scores,
+          design.inside,
+          counted=np.broadcast_to(design.report, scores.shape),
+          fprs=evaluate.FPRS,
+          resamples=bootstrap,
+          seed=seed,
+        ),
+      }
+    )
+  return found
+
+
+def cases(views: int, draws: int) -> list[tuple[int, int]]:
+  """(augmentations, draws): powers of two, and all; one view, then all."""
+  sizes = [2**i for i in range(20) if 2**i < draws] + [draws]
+  return [(v, k) for v in sorted({1, views}) for k in sizes]
 
 
 def control(

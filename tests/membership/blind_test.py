@@ -18,10 +18,21 @@ def digits():
 
 def test_a_fair_split(digits):
   member = np.random.default_rng(0).random(400) < 0.5
-  found = blind.control(digits, member, bootstrap=100, **OPTIONS)
+  found = blind.control(digits, member[None], bootstrap=100, **OPTIONS)
   assert found["passes"], found
   assert found["images"] == 400
   assert "cannot be told apart" in found["says"]
+
+
+def test_several_splits_are_pooled(digits):
+  rng = np.random.default_rng(3)
+  inside = np.stack([rng.random(400) < 0.5 for _ in range(3)])
+  found = blind.control(digits, inside, bootstrap=100, **OPTIONS)
+  assert found["passes"], found
+  assert found["splits"] == 3
+  low, high = found["logistic"]["auc"][1:]
+  one = blind.control(digits, inside[:1], bootstrap=100, **OPTIONS)
+  assert high - low < np.ptp(one["logistic"]["auc"][1:])
 
 
 @pytest.mark.parametrize("kind", ["brighter", "softer"])
@@ -35,7 +46,7 @@ def test_a_split_that_leaks(digits, kind):
     middle = images.mean(0)[None]
     images[member] = middle + 0.5 * (images[member] - middle)
   images = images.clip(0, 255).astype(np.uint8)
-  found = blind.control(images, member, bootstrap=100, **OPTIONS)
+  found = blind.control(images, member[None], bootstrap=100, **OPTIONS)
   assert not found["passes"]
   assert "The split leaks" in found["says"]
 
