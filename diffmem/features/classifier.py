@@ -28,7 +28,7 @@ from flax import nnx
 from diffmem import workdir
 from diffmem.arrays import AnyArray, Float, Key, UInt8
 from diffmem.features import weights
-from diffmem.features.protocol import Features
+from diffmem.features.protocol import Features, by_blocks
 from diffmem.progress import Progress
 
 SIDE = 32
@@ -101,7 +101,7 @@ def create(
     return _unit(nnx.merge(graph, params)(_resized(x)))
 
   def embed(images: UInt8[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b d"]:
-    return np.asarray(embed_block(jnp.asarray(images)))
+    return by_blocks(embed_block, images)
 
   info = {"weights": weights.of_arrays(arrays)}
   return Features("classifier", embed, "cosine", info)

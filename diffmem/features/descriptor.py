@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffmem.arrays import Float, UInt8
-from diffmem.features.protocol import Features
+from diffmem.features.protocol import Features, by_blocks
 
 SIDE = 32
 CELLS = 8
@@ -52,7 +52,7 @@ def create() -> Features:
 
 def embed(images: UInt8[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b d"]:
   """float32 vectors of CELLS^2 * (BINS + c) + 1 values."""
-  return np.asarray(_describe(jnp.asarray(images)))
+  return by_blocks(_describe, images)
 
 
 @jax.jit

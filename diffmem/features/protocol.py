@@ -5,11 +5,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffmem.arrays import Float, UInt8
 
 METRICS = ("cosine", "l2")
+VALUES = 2**24  # pixels that are on the device at once
 
 Embed = Callable[[UInt8[np.ndarray, "b h w c"]], Float[np.ndarray, "b d"]]
 
@@ -38,3 +40,12 @@ class Features:
       raise ValueError(
         f"metric = {self.metric!r}, expected one of {', '.join(METRICS)}"
       )
+
+
+def by_blocks(
+  fn: Callable, images: UInt8[np.ndarray, "b h w c"]
+) -> Float[np.ndarray, "b d"]:
+  """Applies fn to large images some at a time, so that they fit in memory."""
+  step = max(1, VALUES // images[0].size)
+  blocks = (images[i : i + step] for i in range(0, len(images), step))
+  return np.concatenate([np.asarray(fn(jnp.asarray(x))) for x in blocks])

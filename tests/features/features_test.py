@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from diffmem import distances, features, store
-from diffmem.features import descriptor, run
+from diffmem.features import descriptor, protocol, run
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
@@ -69,6 +69,12 @@ def test_the_descriptor_is_its_definition():
   for image, vector in zip(NOISE, found, strict=False):
     expected = naive_description(image / 255)
     np.testing.assert_allclose(vector, expected, atol=2e-5)
+
+
+def test_large_images_are_embedded_some_at_a_time(monkeypatch):
+  whole = descriptor.embed(NOISE)
+  monkeypatch.setattr(protocol, "VALUES", 2 * NOISE[0].size)
+  np.testing.assert_allclose(descriptor.embed(NOISE), whole, atol=1e-6)
 
 
 def altered(images):
