@@ -58,7 +58,7 @@ def load(
   if isinstance(source, str | os.PathLike):
     folder = pipeline_files.locate(source)
     pipe = pipeline_files.load(folder, dtype=dtype, device=device)
-  unet = getattr(pipe, "unet", None)
+  unet: Any = getattr(pipe, "unet", None)
   kind = type(unet).__name__
   if kind not in ("UNet2DModel", "UNet2DConditionModel"):
     raise ValueError(
