@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from diffmem import keys, mesh
 from diffmem.arrays import AnyArray, Float, Int, Key
@@ -32,7 +32,8 @@ class Queries:
 
   def __init__(self, denoiser: Denoiser, devices: Mesh):
     self.denoiser = denoiser
-    self._devices = devices
+    whole = mesh.replicated(devices)
+    self._whole = whole if denoiser.traceable else None
     self._network = _Network(denoiser)
     self._noise: dict[tuple[int, int, int], jax.Array] = {}
     self._numbers: dict[int, Any] = {}
@@ -77,7 +78,7 @@ class Queries:
     name = (seed, t, draw)
     if name in self._noise:
       return self._noise[name]
-    eps = self._place(noise(seed, t, draw, tuple(self.denoiser.shape)))
+    eps = _maker(tuple(self.denoiser.shape), self._whole)(_root(seed), t, draw)
     if (len(self._noise) + 1) * eps.nbytes <= _KEPT:
       self._noise[name] = eps
     return eps
@@ -90,16 +91,16 @@ class Queries:
 
   def _place(self, tree: Any) -> Any:
     # Once, not at every call.
-    if not self.denoiser.traceable:
+    if self._whole is None:
       return tree
-    return mesh.replicate(tree, self._devices)
+    return jax.device_put(tree, self._whole)
 
 
 def noise(
   seed: int, t: int, draw: int, shape: tuple[int, ...]
 ) -> Float[jax.Array, "..."]:
   """Draw j at time t: a function of (seed, t, j) and the shape alone."""
-  return normal(noise_key(seed, t, draw), shape)
+  return _maker(shape, None)(_root(seed), t, draw)
 
 
 def noise_key(seed: int, t: int, draw: int) -> Key[jax.Array, ""]:
@@ -107,12 +108,14 @@ def noise_key(seed: int, t: int, draw: int) -> Key[jax.Array, ""]:
   return _fold(_root(seed), t, draw)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def normal(
-  key: Key[jax.Array, ""], shape: tuple[int, ...]
-) -> Float[jax.Array, "..."]:
-  """Standard normal noise, compiled once for each shape."""
-  return jax.random.normal(key, shape)
+@functools.lru_cache(maxsize=8)
+def _maker(shape: tuple[int, ...], where: NamedSharding | None) -> Callable:
+  """(key, t, draw) -> noise, in one program, on every device at once."""
+
+  def make(key, t, draw):
+    return jax.random.normal(_fold(key, t, draw), shape)
+
+  return jax.jit(make, out_shardings=where)
 
 
 @functools.lru_cache(maxsize=8)
@@ -146,12 +149,13 @@ class _Network:
       denoiser.learned_variance,
       denoiser.prediction,
     )
+    self._hash = hash(self._key)  # asked for at every call
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, _Network) and self._key == other._key
 
   def __hash__(self) -> int:
-    return hash(self._key)
+    return self._hash
 
 
 @functools.lru_cache(maxsize=64)

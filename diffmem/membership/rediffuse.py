@@ -27,7 +27,7 @@ from diffmem.denoiser import Denoiser
 from diffmem.diffusion import process
 from diffmem.membership import signals
 from diffmem.membership.protocol import Attack
-from diffmem.membership.queries import Queries, noise_key, normal
+from diffmem.membership.queries import Queries, noise_key
 
 Images = Float[AnyArray, "b h w c"]
 # (images [b h w c] in [-1, 1], t, key) -> images [b h w c]
@@ -98,7 +98,7 @@ def variation(
   queries = Queries(denoiser, mesh.local_mesh(1))
 
   def vary(images: Images, t: int, key: jax.Array) -> Images:
-    eps = normal(key, tuple(denoiser.shape))
+    eps = jax.random.normal(key, tuple(denoiser.shape))
     x0 = queries.encode(jnp.asarray(images))
     return queries.decode(_back(queries, x0, t, eps, cond, interval))
 
