@@ -125,7 +125,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         crop="mean",
         change="relative",
       ),
-      rediffuse=dict(t=(30, 100), interval=50, repeats=10, norm=2),
+      rediffuse=dict(t=(100,), interval=50, repeats=10, norm=2),
       shadow_attacks=dict(),  # see digits_membership.py
       quantile=dict(  # thresholds for each image, learnt on calibration
         attack="loss", components=16, fpr=0.05, regressor="linear", bags=7
@@ -139,14 +139,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ),
       ),
       by_step=False,  # attack earlier checkpoints too
-      generated=256,  # generations scored as a third class
+      generated=128,  # generations scored as a third class
       gallery=12,  # easiest and hardest images of each kind
       images=dict(neighbours=5, most=100_000),  # who are outliers
       controls=dict(
         draws=200,
         permutations=200,
         components=32,
-        trees=100,
+        trees=50,
         folds=5,
         images=20_000,
       ),
@@ -154,6 +154,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     report=dict(
       title="What a DDPM keeps of handwritten digits",
       gallery=48,  # pairs of images shown
+      labels=(),  # files of marks that people made on report/sheets.html
     ),
   )
   config = ml_collections.ConfigDict(sections).lock()

@@ -122,6 +122,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     report=dict(
       title="Audits of one training run on handwritten digits",
       gallery=48,  # pairs of images shown
+      labels=(),  # files of marks that people made on report/sheets.html
     ),
   )
   config = ml_collections.ConfigDict(sections).lock()

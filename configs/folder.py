@@ -78,6 +78,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     report=dict(
       title="Are these images copies of training images?",
       gallery=48,  # pairs of images shown
+      labels=(),  # files of marks that people made on report/sheets.html
     ),
   )
   config = ml_collections.ConfigDict(sections).lock()

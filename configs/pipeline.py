@@ -81,7 +81,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       title="Does this pipeline repeat training images?",
       gallery=48,  # pairs of images shown
       labels=(),  # files of marks that people made on report/sheets.html
-      labels=(),  # files of marks that people made on report/sheets.html
     ),
   )
   config = ml_collections.ConfigDict(sections).lock()

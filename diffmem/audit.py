@@ -79,7 +79,9 @@ DEFAULTS = {
     gallery=48,
   ),
   "report": dict(
-    title="Are these images copies of training images?", gallery=48
+    title="Are these images copies of training images?",
+    gallery=48,
+    labels=(),
   ),
 }
 
@@ -230,7 +232,7 @@ def find_neighbours(
     for name in diffmem.data.SETS
     if len(ids := getattr(split, name))
   }
-  inputs = {"bank": workdir.digest([made["config"], made["inputs"]])}
+  inputs = {"bank": bank.digest(made), "split": split.digest}
   with workdir.stage(
     root, "distances", config={"distances": distances}, inputs=inputs
   ) as stage:

@@ -44,6 +44,7 @@ from diffmem.extraction.prompts import Tested
 from diffmem.extraction.prompts_job import Job
 from diffmem.extraction.prompts_training import Matched
 from diffmem.sample.bank import Bank, open_bank
+from diffmem.sample.bank import digest as bank_digest
 
 _log = logging.getLogger(__name__)
 
@@ -70,11 +71,12 @@ def run(
   made = workdir.require(root, "sample")
   bank = open_bank(root)
   images = store.open(workdir.path(root) / "sample" / "images")
-  reason = untestable(bank, prompts["minimum"])
+  calibrate = prompts["edge"] is None
+  reason = untestable(bank, prompts["minimum"], calibrate=calibrate)
   if reason is not None:
     raise ValueError(reason)
   data = _data(root, bank)
-  digest = workdir.digest([made["config"], made["inputs"]])
+  digest = bank_digest(made)
   inputs = {
     "bank": digest,
     "prompts": workdir.digest([bank.prompts, bank.prompt_ids]),
@@ -130,8 +132,13 @@ def check(prompts: dict) -> None:
       raise ValueError(f"prompts.{name} = {prompts[name]}, expected 0 or more")
 
 
-def untestable(bank: Bank, minimum: int) -> str | None:
-  """Why the bank cannot be examined by prompt; None where it can."""
+def untestable(
+  bank: Bank, minimum: int, *, calibrate: bool = False
+) -> str | None:
+  """Why the bank cannot be examined by prompt; None where it can.
+
+  calibrate: whether the edge has to be calibrated on pairs across prompts.
+  """
   if bank.prompts is None or bank.prompt_ids is None:
     return (
       "the bank does not know the prompts of its images: import it with one "
@@ -144,6 +151,12 @@ def untestable(bank: Bank, minimum: int) -> str | None:
       f"no prompt of the bank's {len(sets)} has prompts.minimum = {minimum} "
       f"images (the most is {most}): generate more images a prompt, or lower "
       "it"
+    )
+  if calibrate and len(sets) < 2:
+    return (
+      "the bank has one prompt, and so no pairs of different prompts to "
+      "calibrate the edge on: give prompts.edge (studies of large images took "
+      "0.1 to 0.15)"
     )
   return None
 

@@ -38,7 +38,13 @@ _GALLERIES = (
 
 
 def render(
-  results: Results, *, title: str, gallery: int, where: str = ""
+  results: Results,
+  *,
+  title: str,
+  gallery: int,
+  where: str = "",
+  by_hand: dict | None = None,
+  sheet: bool = False,
 ) -> str:
   """The page as text.
 
@@ -48,6 +54,8 @@ def render(
     gallery: at most so many pairs of matches, and of the near misses and
       false matches no more than that, nor than ASIDE.
     where: the workdir, as the commands on the page should name it.
+    by_hand: what people's marks say, if there are any.
+    sheet: whether there is a contact sheet beside the page.
   """
   if gallery < 0:
     raise ValueError(f"report.gallery = {gallery}, expected 0 or more")
@@ -74,6 +82,9 @@ def render(
     "date": f"{today.day} {today:%B %Y}",
     "complete": all(key in results.config for key in SECTIONS),
     "words": words,
+    "by_hand": tables.by_hand(by_hand, results) if by_hand else None,
+    "agreement": by_hand["agreement"] if by_hand else (),
+    "sheet": sheet,
     "training_curve": figures.training(results.metrics),
     "previews": _previews(results),
   }

@@ -4,7 +4,8 @@
 What scripts may rely on is in <root>/report: results.json (every stage's
 results, times and config), matches.csv (one row for each training image that
 was reproduced) and scores.csv (one row for each image that was scored).
-config.py there runs the same experiment again.
+config.py there runs the same experiment again; sheets.html is for people who
+judge by eye.
 """
 
 import logging
@@ -13,7 +14,7 @@ from typing import Any
 
 import diffmem
 from diffmem import workdir
-from diffmem.report import given, page, tables, verdict
+from diffmem.report import given, labels, page, sheets, tables, verdict
 from diffmem.report.results import SECTIONS, Results, read
 
 MATCHES = (
@@ -29,7 +30,8 @@ def run(
 
   Args:
     root: the workdir.
-    report: the config section, as a plain dict: title, gallery.
+    report: the config section, as a plain dict: title, gallery, and labels,
+      files of marks that people made on an earlier sheets.html.
     progress: unused, a page is made in seconds.
 
   Raises:
@@ -38,18 +40,31 @@ def run(
   """
   del progress
   results = read(root)
+  by_hand = people(results, report)
   inputs = {
     name: workdir.digest(
       {k: v for k, v in meta.items() if k in ("config", "inputs")}
     )
     for name, meta in results.metas.items()
-  }
+  } | {"labels": workdir.digest(by_hand)}
   with workdir.stage(
     root, "report", config={"report": report}, inputs=inputs, replace=True
   ) as stage:
-    summary = summarize(results, report)
-    text = page.render(results, **report, where=os.fspath(root))
+    summary = summarize(results, report) | {"labels": by_hand}
+    look = {key: report[key] for key in ("title", "gallery")}
+    sheet = sheets.render(results, **look)
+    text = page.render(
+      results,
+      **look,
+      where=os.fspath(root),
+      by_hand=by_hand,
+      sheet=sheet is not None,
+    )
     folder = stage.folder
+    if sheet is None:
+      (folder / "sheets.html").unlink(missing_ok=True)
+    else:
+      workdir.write_bytes(folder / "sheets.html", sheet.encode())
     config = summary["config"]
     if all(key in config for key in SECTIONS):
       workdir.write_bytes(
@@ -62,6 +77,17 @@ def run(
     workdir.write_bytes(folder / "index.html", text.encode())
     workdir.write_json(folder / "results.json", summary)
   logging.info("report: %s", folder / "index.html")
+
+
+def people(results: Results, report: dict) -> dict[str, Any] | None:
+  """What people's marks say; None without any."""
+  if not report["labels"]:
+    return None
+  limit = report["gallery"]
+  sheet, known = sheets.digest(results, limit), sheets.items(results, limit)
+  return labels.compare(
+    [labels.read(path, sheet, known) for path in report["labels"]]
+  )
 
 
 def headline(root: str | os.PathLike) -> str:

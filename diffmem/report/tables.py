@@ -219,6 +219,43 @@ def planted(found: dict) -> list[dict[str, Any]]:
   return rows
 
 
+KINDS = {
+  "matches": "matches",
+  "near_misses": "near misses",
+  "false_matches": "false matches, with held-out images",
+  "second": "matches of the second distance alone",
+  "second_false": "its false matches",
+  "prompts": "flagged prompts",
+}
+
+
+def by_hand(found: dict, results: Results) -> list[dict[str, str]]:
+  """One row a kind of card: copies by eye, beside what the rule says."""
+  rows = []
+  training = (results.prompts or {}).get("with_training") or {}
+  for kind, said in found["by_hand"].items():
+    most = said["most"]
+    sure = most["copy"] + most["no"]
+    automatic = "copies" if kind in ("matches", "second") else "no copies"
+    if kind == "prompts":
+      precision = training.get("precision")
+      automatic = (
+        f"{words.share(precision[0])} ({words.interval(precision[1:])})"
+        if precision
+        else "not known"
+      )
+    rows.append(
+      {
+        "kind": KINDS[kind],
+        "value": f"{_of(most['copy'], sure)}" if sure else "none marked",
+        "interval": words.interval(most["share"][1:]) if sure else "",
+        "unsure": words.count(most["unsure"]),
+        "automatic": automatic,
+      }
+    )
+  return rows
+
+
 def attacks(membership: dict) -> list[dict[str, Any]]:
   """One row for each attack; by_copies and the sweep below it."""
   shown = []

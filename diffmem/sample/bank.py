@@ -158,6 +158,11 @@ def _beside(folder: os.PathLike, n: int) -> dict[str, Any]:
   return found | {"prompt_ids": ids.astype(np.int64)}
 
 
+def digest(meta: dict) -> str:
+  """Of what made a bank, from its meta.json: later stages hold to it."""
+  return workdir.digest([meta["config"], meta["inputs"], meta.get("pixels")])
+
+
 def fill(
   images: store.Store,
   generate: Generate,

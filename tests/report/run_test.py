@@ -17,7 +17,7 @@ from PIL import Image
 
 from diffmem.report import figures, images, page, results, run
 
-REPORT = {"title": "Digits", "gallery": 48}
+REPORT = {"title": "Digits", "gallery": 48, "labels": []}
 VOID = {"meta", "link", "img", "br", "use", "path", "rect"}
 
 
