@@ -164,10 +164,17 @@ def test_guidance_samples_images_from_prompts(sd):
   assert np.isfinite(np.asarray(x)).all()
 
 
-def test_attacks_run_on_latents(sd):
+@pytest.mark.parametrize(
+  "name", ["loss", "secmi", "pia", "pian", "sima", "pfami", "rediffuse"]
+)
+def test_attacks_run_on_latents(sd, name):
   _, denoiser = sd
   images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
-  scores = membership.score("loss", denoiser, images, t=50, draws=2)
+  few = dict(loss=dict(draws=2), rediffuse=dict(interval=20, repeats=1))
+  scores = membership.score(
+    name, denoiser, images, t=40, progress=False, **few.get(name, {})
+  )
+  assert np.isfinite(scores).all()
   assert len(np.unique(scores)) == 3
 
 
