@@ -189,3 +189,118 @@ def test_images_that_the_model_cannot_take(images, message):
 def test_nothing_to_compute(change, message):
   with pytest.raises(ValueError, match=message):
     losses(denoiser(), IMAGES, **OPTIONS | change)
+
+
+def test_killed_while_writing_equals_calm(tmp_path, monkeypatch):
+  """A write that fails keeps what was written before it."""
+  calm = losses(denoiser(), IMAGES, path=tmp_path / "calm", **OPTIONS)
+  write = store.Store.write
+
+  def fails(self, number, values):
+    if number == 1:
+      raise KeyboardInterrupt
+    write(self, number, values)
+
+  monkeypatch.setattr(store.Store, "write", fails)
+  with pytest.raises(KeyboardInterrupt):
+    losses(denoiser(), IMAGES, path=tmp_path / "killed", **OPTIONS)
+  monkeypatch.setattr(store.Store, "write", write)
+  assert store.open(tmp_path / "killed").written() == [0]
+  got = losses(denoiser(), IMAGES, path=tmp_path / "killed", **OPTIONS)
+  np.testing.assert_array_equal(got, calm)
+  monkeypatch.setattr(signals, "Queries", lambda *a: pytest.fail("ran again"))
+  again = losses(denoiser(), IMAGES, path=tmp_path / "killed", **OPTIONS)
+  np.testing.assert_array_equal(again, calm)
+
+
+class Rows:
+  """Images that can be read in parts alone, and not in large ones."""
+
+  def __init__(self, images, most):
+    self.images, self.most = images, most
+    self.shape, self.dtype = images.shape, images.dtype
+
+  def __len__(self):
+    return len(self.images)
+
+  def __getitem__(self, rows):
+    found = self.images[rows]
+    assert len(found) <= self.most
+    return found
+
+  def __array__(self, dtype=None, copy=None):
+    raise AssertionError("read as a whole")
+
+
+@pytest.mark.parametrize("images", [IMAGES, plain(IMAGES)])
+def test_images_are_read_a_block_at_a_time(images):
+  got = losses(denoiser(), Rows(images, 4), **OPTIONS)
+  np.testing.assert_array_equal(got, losses(denoiser(), images, **OPTIONS))
+
+
+def test_a_bad_block_of_images_is_refused_by_its_range():
+  images = plain(IMAGES)
+  images[9, 0, 0, 0] = np.nan
+  with pytest.raises(ValueError, match="reach from nan to nan"):
+    losses(denoiser(), Rows(images, 4), **OPTIONS)
+
+
+def test_a_large_result_is_its_store(tmp_path, monkeypatch):
+  calm = losses(denoiser(), IMAGES, **OPTIONS)
+  monkeypatch.setattr(signals, "HELD", 100)
+  got = signals.compute(
+    denoiser(), IMAGES, loss.SIGNAL, path=tmp_path / "s", **OPTIONS
+  )
+  assert isinstance(got, store.Store)
+  np.testing.assert_array_equal(got[:][..., 0], calm)
+
+
+def test_other_options_do_not_fit_what_is_kept(tmp_path):
+  losses(denoiser(), IMAGES, path=tmp_path / "s", **OPTIONS)
+  with pytest.raises(ValueError, match="with another shape, type or chunk"):
+    losses(denoiser(), IMAGES, path=tmp_path / "s", **OPTIONS | {"draws": 2})
+
+
+def test_conditions_that_are_no_labels():
+  """Embeddings, and a null condition that is one."""
+
+  def eps(x_t, t, cond):
+    return x_t * cond[:, 0, None, None, None] + cond[:, 1, None, None, None]
+
+  model = denoiser(eps, null_cond=np.array([0.5, 0.1], np.float32))
+  cond = np.random.default_rng(0).random((11, 2), np.float32)
+  each = losses(model, IMAGES, cond=cond, **OPTIONS)
+  alone = losses(model, IMAGES[7:8], cond=cond[7:8], **OPTIONS)
+  np.testing.assert_allclose(alone[0], each[7], rtol=1e-5)
+  none = losses(model, IMAGES, **OPTIONS)
+  null = np.broadcast_to(model.null_cond, (11, 2))
+  np.testing.assert_allclose(
+    none, losses(model, IMAGES, cond=null, **OPTIONS), rtol=1e-6
+  )
+  assert np.any(none != each)
+
+
+def test_models_of_one_architecture_share_their_programs():
+  """Shadow models: only the first one is compiled."""
+  traces = []
+
+  def apply(params, x_t, t, cond):
+    traces.append(1)
+    return params * x_t
+
+  def model(weight):
+    return Denoiser(
+      schedule=schedules.linear(),
+      shape=SHAPE,
+      params=jnp.float32(weight),
+      apply=apply,
+    )
+
+  one, two = (losses(model(w), IMAGES, **OPTIONS) for w in (0.1, 0.2))
+  assert len(traces) == 1
+  assert not np.any(one == two)
+
+
+def test_names_must_fit():
+  with pytest.raises(ValueError, match="2 ids for 11 images"):
+    losses(denoiser(), IMAGES, ids=np.arange(2), **OPTIONS)
