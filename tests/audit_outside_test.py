@@ -122,3 +122,42 @@ def test_mistakes_are_named(change, message, tmp_path):
 def test_neither_config_nor_images():
   with pytest.raises(ValueError, match="give a workdir with a config"):
     diffmem.audit()
+
+
+@pytest.mark.parametrize("kind", ["finite", "gaussian"])
+def test_a_denoiser(kind, tmp_path):
+  """One that memorizes all of its images, and one that remembers none."""
+  schedule = diffmem.diffusion.schedules.linear(steps=1000)
+  members, others = DIGITS[ORDER[:40]], DIGITS[ORDER[40:80]]
+  x = members.astype(np.float32) / 127.5 - 1
+  if kind == "finite":
+    denoiser = diffmem.denoiser.finite_set(x, schedule)
+  else:
+    every = DIGITS.reshape(len(DIGITS), -1) / 127.5 - 1
+    cov = np.cov(every.T) + 0.05 * np.eye(64)
+    mean = every.mean(0).reshape(8, 8, 1)
+    denoiser = diffmem.denoiser.gaussian(mean, cov, schedule)
+  results = diffmem.audit(
+    tmp_path / "run",
+    denoiser=denoiser,
+    images=members,
+    held_out=others,
+    n=256,
+    batch=32,
+    steps=20,
+    t=50,
+    attacks={"loss": {"draws": 4}, "pia": {}},
+    features={"name": None},
+    extraction={"false_match_rate": 0.05},
+  )
+  found, loss = results["extraction"], results["membership"]["loss"]
+  if kind == "finite":
+    assert found["unique"] >= 36
+    assert found["held_out"]["unique"] <= 2
+    assert loss["auc"][0] > 0.99
+    assert results["membership"]["pia"]["auc"][0] > 0.99
+  else:
+    assert found["unique"] <= 4
+    assert loss["auc"][1] < 0.5 < loss["auc"][2]
+  page = (tmp_path / "run" / "report" / "index.html").read_text()
+  assert "pia" in page

@@ -87,6 +87,35 @@ def test_a_finished_audit_is_kept(audited, config):
   assert bank.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+  ("split", "expected"),
+  [
+    ({}, ["main"]),
+    ({"shadows": 4}, ["main", "shadows"]),
+    ({"shadows": 4, "members": 0}, ["shadows"]),
+    ({"shadows": 4, "members": None}, ["main", "shadows"]),
+    ({"shadows": 4, "members": 0, "shadow": 3}, ["main"]),
+    ({"shadows": 4, "shadow": 3}, ["main"]),
+  ],
+)
+def test_what_is_trained_follows_from_the_split(
+  config, tmp_path, monkeypatch, split, expected
+):
+  """Of one shadow's config, the train stage trains that shadow."""
+  import diffmem.audit.stages as module
+
+  called = []
+  monkeypatch.setattr(module.fit, "run", lambda *a, **k: called.append("main"))
+  monkeypatch.setattr(
+    module.shadows, "run", lambda *a, **k: called.append("shadows")
+  )
+  found = copy.deepcopy(config)
+  found["data"]["split"].update(split)
+  names = ("seed", "data", "models", "diffusion", "train", "sample")
+  module.fit_model(tmp_path, **{name: found[name] for name in names})
+  assert called == expected
+
+
 def test_it_is_callable_however_it_was_imported():
   import diffmem.audit as module
 

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages in order, as one function.
-
-  diffmem.audit(workdir, **config)                       any experiment
-  diffmem.audit(generations=..., training=...)           somebody's images
-  diffmem.audit(denoiser=..., images=..., held_out=...)  somebody's model
+"""The stages of an experiment in order.
 
 Every stage reads the folders of earlier ones and writes its own, so that the
 same call goes on from where an earlier one stopped.
@@ -11,79 +7,22 @@ same call goes on from where an earlier one stopped.
 
 import logging
 import os
-import sys
-import tempfile
 import time
-import types
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
 import diffmem.data
-from diffmem import args, workdir
+from diffmem import workdir
 from diffmem.distances import run as search
 from diffmem.extraction import prompts_run as ask_prompts
 from diffmem.extraction import run as extract
 from diffmem.membership import run as infer
 from diffmem.report import run as publish
-from diffmem.sample import bank, imports, preview
+from diffmem.sample import bank, preview
 from diffmem.sample import run as generate
 from diffmem.train import run as fit
 from diffmem.train import shadows
 
 _log = logging.getLogger(__name__)
-
-# Of audits in one line; what configs/folder.py says, which a test asserts.
-DEFAULTS = {
-  "data": dict(
-    path=None,
-    held_out=None,
-    data_dir=None,
-    crop="none",
-    resize=None,
-    filter="lanczos",
-    calibration=0.5,
-  ),
-  "sample": dict(
-    path=None,
-    prompts=None,
-    crop="none",
-    resize=None,
-    filter="lanczos",
-    max_pixels=2**26,
-    batch=512,
-  ),
-  "distances": dict(k=51, block=2048, mirror=True),
-  "features": dict(name="descriptor", path=None, mirror=True, batch=256),
-  "extraction": dict(
-    alpha=0.5,
-    neighbours=50,
-    centring="generation",
-    false_match_rate=0.001,
-    gallery=48,
-  ),
-  "prompts": dict(
-    minimum=10,
-    patch=None,
-    edge=None,
-    edge_rate=0.001,
-    flag_rate=0.001,
-    unsuspected=None,
-    controls=200,
-    flat=0.02,
-    limit=4096,
-    budget=2_500_000,
-    delta=0.15,
-    duplicates_delta=0.1,
-    gallery=48,
-  ),
-  "report": dict(
-    title="Are these images copies of training images?",
-    gallery=48,
-    labels=(),
-  ),
-}
 
 
 def run(
@@ -166,8 +105,8 @@ def run(
 def _check_sizes(root: str | os.PathLike) -> None:
   """Refuses generations and training images of different sizes."""
   made = bank.open_bank(root).shape[1:]
-  given = workdir.read_json(workdir.path(root) / "data" / "meta.json")
-  shape = tuple(given["dataset"]["shape"])
+  known = workdir.read_json(workdir.path(root) / "data" / "meta.json")
+  shape = tuple(known["dataset"]["shape"])
   if made != shape:
     raise ValueError(
       f"generations are {'x'.join(map(str, made))}, training images "
@@ -180,8 +119,8 @@ def _second(root: str | os.PathLike, features: dict | None) -> dict | None:
   """The second distance, where held-out images can set its threshold."""
   if features is None or features["name"] is None:
     return None
-  given = workdir.read_json(workdir.path(root) / "data" / "meta.json")
-  if not given["split"]["held_out"]:
+  known = workdir.read_json(workdir.path(root) / "data" / "meta.json")
+  if not known["split"]["held_out"]:
     _log.warning(
       "extraction: no second distance (features.name = %s), there are no "
       "held-out images to set its threshold",
@@ -267,85 +206,3 @@ def ask(
     _log.info("prompts: skipped, %s", reason)
     return
   ask_prompts.run(root, seed=seed, prompts=prompts, progress=progress)
-
-
-def of_images(
-  workdir: str | os.PathLike | None = None,
-  *,
-  generations: Any,
-  training: Any = None,
-  held_out: Any = None,
-  prompts: Sequence[str] | None = None,
-  seed: int = 0,
-  progress: bool = False,
-  **sections: dict,
-) -> dict[str, Any]:
-  """Audits generated images, with or without the training images.
-
-  Args:
-    workdir: where results go; a new temporary folder where none is given.
-    generations: uint8 images [n h w c], or a path as in configs/folder.py.
-    training: what the model was trained on: an array, a folder, an npz file;
-      None where it is not known.
-    held_out: images of the same kind that the model never saw, for the
-      control; likewise.
-    prompts: of each generation, where they are arrays.
-    seed: of everything random.
-    progress: show the rate and the time left.
-    **sections: settings of single sections that differ from the defaults, as
-      in extraction={"false_match_rate": 0.01}.
-
-  Returns:
-    The contents of results.json, and "workdir".
-
-  Raises:
-    ValueError, OSError: bad input, before anything is computed.
-  """
-  root = _folder(workdir)
-  config = _config(sections)
-  config["data"] |= {"path": training, "held_out": held_out}
-  if isinstance(generations, str | os.PathLike):
-    if prompts is not None:
-      raise ValueError(
-        "prompts are for generations given as arrays: for files give "
-        "sample={'prompts': FILE}"
-      )
-    config["sample"]["path"] = os.fspath(generations)
-  else:
-    del config["sample"]
-    imports.from_arrays(root, generations, prompts=prompts, progress=progress)
-  results = run(root, seed=seed, progress=progress, **config)
-  return results | {"workdir": os.fspath(root)}
-
-
-def _folder(folder: str | os.PathLike | None) -> epath.Path:
-  return workdir.path(folder or tempfile.mkdtemp(prefix="diffmem-"))
-
-
-def _config(sections: Mapping[str, Any]) -> dict[str, dict]:
-  """The defaults with some settings changed; unknown ones are refused."""
-  config = {name: dict(section) for name, section in DEFAULTS.items()}
-  for name, section in sections.items():
-    if name not in config:
-      raise ValueError(args.unknown("section", name, config))
-    for key in section:
-      if key not in config[name]:
-        raise ValueError(args.unknown(f"{name} setting", key, config[name]))
-    config[name] |= section
-  return config
-
-
-class _Callable(types.ModuleType):
-  """Lets `diffmem.audit(...)` be called, however it was imported."""
-
-  def __call__(
-    self, root: str | os.PathLike | None = None, **given: Any
-  ) -> dict[str, Any]:
-    if "generations" in given:
-      return of_images(root, **given)
-    if root is None:
-      raise ValueError("give a workdir with a config, or generations=...")
-    return run(root, **given)
-
-
-sys.modules[__name__].__class__ = _Callable
