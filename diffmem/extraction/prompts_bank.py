@@ -98,11 +98,10 @@ def read_groups(
     return np.split(found, np.cumsum([len(r) for r in rows])[:-1])
 
   with futures.ThreadPoolExecutor(1) as pool:
-    ahead = pool.submit(load, wanted[0]) if wanted else None
+    ahead = [pool.submit(load, group) for group in wanted[:1]]
     for i, group in enumerate(wanted):
-      found = ahead.result()
-      if i + 1 < len(wanted):
-        ahead = pool.submit(load, wanted[i + 1])
+      found = ahead.pop().result()
+      ahead = [pool.submit(load, other) for other in wanted[i + 1 : i + 2]]
       yield group, found
 
 

@@ -70,6 +70,8 @@ class Job:
     of = workdir.digest([inputs["bank"], inputs["prompts"], seed, made])
     self.folder = folder / "pairs" / of[:16]
     self.folder.mkdir(parents=True, exist_ok=True)
+    edge = options["edge"]
+    self.given = math.inf if edge is None else float(edge)
     self.named = None
     if options["unsuspected"] is not None:
       self.named = prompts_bank.named(
@@ -79,10 +81,8 @@ class Job:
   def run(self) -> tuple[list[Tested], dict]:
     """All prompts, tested, and what results.json says of them."""
     given = self.options["edge"]
-    top = None
-    if given is None or len(self.sets) > 1:
-      top = self.across()
-    self.measure(given if given is not None else top.value)
+    top = self.across() if given is None or len(self.sets) > 1 else None
+    self.measure(top.value if top is not None and given is None else self.given)
     small = self.measured()
     controls = self.controls()
     edge, checked = self.edge(top, small)
@@ -195,30 +195,37 @@ class Job:
     values = {
       m.prompt: m.tightest for m in measured if math.isfinite(m.tightest)
     }
-    use, check = None, None
-    if self.named is not None:
-      named = [p for p in self.named if p in values]
-      if not named:
-        raise ValueError(
-          f"none of the {len(self.named)} prompts of prompts.unsuspected has "
-          f"prompts.minimum = {options['minimum']} images: name others"
-        )
-      use, check = prompt_edge.split(named, self.seed)
-    if options["edge"] is not None:
-      ends = options["edge"], options["edge"]
-      edge = Edge(options["edge"], "given", None, ends, 0)
-      check = use if check is None else np.concatenate([use, check])
+    use, rest = self._halves(values)
+    given = options["edge"]
+    if given is not None or top is None:
+      ends = self.given, self.given
+      edge = Edge(self.given, "given", None, ends, 0)
+      rest = np.concatenate([use, rest])
     else:
       edge = prompt_edge.choose(
         top,
         _of(values, sorted(values)),
-        None if use is None else _of(values, use),
+        None if self.named is None else _of(values, use),
         rate=options["flag_rate"],
         seed=self.seed,
       )
-    if check is None:
+    if self.named is None:
       return edge, None
-    return edge, _rate(_of(values, check), edge.value)
+    return edge, _rate(_of(values, rest), edge.value)
+
+  def _halves(
+    self, values: dict[int, float]
+  ) -> tuple[Int[np.ndarray, " u"], Int[np.ndarray, " v"]]:
+    """Unsuspected prompts: to calibrate on, and to report on."""
+    if self.named is None:
+      return np.empty(0, np.int64), np.empty(0, np.int64)
+    named = [p for p in self.named if p in values]
+    if not named:
+      raise ValueError(
+        f"none of the {len(self.named)} prompts of prompts.unsuspected has "
+        f"prompts.minimum = {self.options['minimum']} images: name others"
+      )
+    return prompt_edge.split(named, self.seed)
 
   def test(self, edge: float) -> list[Tested]:
     """The clique test of every prompt; what was tested before is read."""
@@ -259,8 +266,9 @@ class Job:
     options = self.options
     sizes = np.array([len(p.rows) for p in self.sets])
     few = sum(len(t.measured.rows) < options["minimum"] for t in tested)
-    flagged = [t for t in tested if t.answer.clique is not None]
-    shares = [t.answer.clique.size / len(t.measured.rows) for t in flagged]
+    flagged = [t for t in tested if t.flagged]
+    cliques = [(t.answer.clique, len(t.measured.rows)) for t in flagged]
+    shares = [c.size / images for c, images in cliques if c is not None]
     ids = np.asarray(self.bank.prompt_ids)
     within = sum((t.measured.histogram for t in tested), 0 * attack.BINS[1:])
     return {

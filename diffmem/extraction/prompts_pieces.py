@@ -108,7 +108,7 @@ def _parts(
   return np.split(values, np.cumsum(sizes)[:-1]) if len(sizes) else []
 
 
-def _write(file: os.PathLike, **arrays: np.ndarray) -> None:
+def _write(file: os.PathLike, **arrays: Any) -> None:
   content = io.BytesIO()
   np.savez(content, **arrays)
   workdir.write_bytes(file, content.getvalue())

@@ -5,6 +5,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -132,7 +133,7 @@ def _csv(
 
 def _pictures(
   images: store.Store, shown: Sequence[tuple[Tested, Clique]]
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
   cliques = [clique for _, clique in shown]
   medoids = np.array([c.medoid for c in cliques], np.int64)
   ids = np.full((len(cliques), MEMBERS), -1, np.int64)
