@@ -8,7 +8,6 @@
 Each is a section of the membership config, or None there.
 """
 
-
 import numpy as np
 
 from diffmem import stats
@@ -33,7 +32,7 @@ KEYS = {
 }
 
 
-def check(scene: Scene, membership: dict) -> None:
+def check(scene: Scene, membership: dict, seed: int) -> None:
   """ValueError, before anything is computed, for what cannot be."""
   for name, keys in KEYS.items():
     check_keys(f"membership.{name}", membership[name], keys)
@@ -58,7 +57,17 @@ def check(scene: Scene, membership: dict) -> None:
         "membership.shadow_attacks, or membership.gradients=None"
       )
     gsa.check_classifier(of["classifier"])
-    _check_kept(scene, of, membership["batch"])
+    signals.at_least_one(draws=of["draws"], times=of["times"])
+    gradients.check_norms(of["norms"])
+    shadow_signals.check(
+      scene.shadows,
+      gradients.SIGNAL,
+      t=_times(scene, of["times"]),
+      batch=membership["batch"],
+      draws=of["draws"],
+      norms=of["norms"],
+      seed=seed,
+    )
 
 
 def check_keys(where: str, given: dict | None, keys: set[str]) -> None:
@@ -126,7 +135,7 @@ def with_thresholds(
     "source": "Tang et al. 2023",
     "queries": base.numbers["queries"],
     "options": {**options, "attack": attack, "components": components},
-    "flagged": flagged(scores, base.design),
+    "flagged": flagged(scores, base.design, bootstrap=bootstrap, seed=seed),
   }
   if scene.main is not None:
     numbers["by_copies"] = evaluate.by_copies(
@@ -136,16 +145,20 @@ def with_thresholds(
 
 
 def flagged(
-  scores: Float[np.ndarray, "m n"], design: evaluate.Design
-) -> dict[str, list[float]]:
+  scores: Float[np.ndarray, "m n"],
+  design: evaluate.Design,
+  *,
+  bootstrap: int,
+  seed: int,
+) -> dict[str, list[float] | None]:
   """Shares above their own thresholds: {"members", "non_members"}."""
-  pairs = design.pairs(scores, design.report)
-  found = {}
-  for name, of in zip(("members", "non_members"), pairs, strict=True):
-    above = int(np.sum(of > 0))
-    ends = stats.clopper_pearson(above, len(of))
-    found[name] = [above / len(of), *ends]
-  return found
+
+  def rate(of: Bool[np.ndarray, "m n"]) -> list[float] | None:
+    return stats.pooled_rate(
+      scores > 0, of & design.report, resamples=bootstrap, seed=seed
+    )
+
+  return {"members": rate(design.inside), "non_members": rate(~design.inside)}
 
 
 def with_gradients(
@@ -221,8 +234,3 @@ def _times(scene: Scene, count: int) -> tuple[int, ...]:
   config = scene.shadows.models[0].meta["config"]
   steps = config["diffusion"]["schedule"]["steps"]
   return gradients.equidistant(steps, count)
-
-
-def _check_kept(scene: Scene, of: dict, batch: int) -> None:
-  signals.at_least_one(draws=of["draws"], times=of["times"])
-  gradients.check_norms(of["norms"])

@@ -77,7 +77,7 @@ def run(
     seed=seed,
     with_shadows=with_shadows,
   )
-  learnt.check(here, membership)
+  learnt.check(here, membership, seed)
   audits.check(here, membership["audits"])
   if not fixed:
     count = here.design.counts(here.design.choose)["non_members"]
@@ -315,7 +315,7 @@ def _write(folder, here, found: list[single.Result], extra: dict) -> None:
   workdir.write_json(folder / "results.json", {**results, **extra})
 
 
-def _save(file, arrays: dict[str, np.ndarray]) -> None:
+def _save(file, arrays: dict[str, Any]) -> None:
   packed = io.BytesIO()
   np.savez_compressed(packed, **arrays)
   workdir.write_bytes(file, packed.getvalue())

@@ -217,6 +217,10 @@ def test_what_is_missing_is_said(root, tmp_path, monkeypatch):
       {"gradients": CONFIG["gradients"] | {"times": 0}},
       "times = 0, expected at least 1",
     ),
+    (
+      {"gradients": CONFIG["gradients"] | {"draws": 2}},
+      "gradients was computed with draws = 1, this run has 2",
+    ),
     ({"shadow_attacks": {}}, "membership.gradients needs shadow models"),
     ({"audits": {}}, "membership.audits has the keys none: expected"),
     (
@@ -239,7 +243,10 @@ def test_what_is_missing_is_said(root, tmp_path, monkeypatch):
     ),
   ],
 )
-def test_refused_before_the_model_is_loaded(root, monkeypatch, change, message):
+def test_refused_before_the_model_is_loaded(
+  root, results, monkeypatch, change, message
+):
+  assert results
   monkeypatch.setattr(trained, "load", lambda root: pytest.fail("loaded"))
   with pytest.raises(ValueError, match=message):
     results_of(root, **change)
