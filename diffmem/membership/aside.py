@@ -183,7 +183,7 @@ def gallery(
     most=most,
   )
   packed = io.BytesIO()
-  np.savez_compressed(packed, **arrays)
+  np.savez_compressed(packed, **dict[str, Any](arrays))
   workdir.write_bytes(folder / "gallery.npz", packed.getvalue())
   return numbers
 

@@ -75,7 +75,7 @@ def scores(
       ),
     ):
       model.fit(known, member[fit])
-      found[name][rest] = model.predict_proba(unknown)[:, 1]
+      found[name][rest] = np.asarray(model.predict_proba(unknown))[:, 1]
   return found
 
 

@@ -99,8 +99,6 @@ def _losses(
     folder.mkdir(parents=True, exist_ok=True)
     workdir.write_json(file, record)
     denoiser = trained.load(model.folder, step=step)
-    labelled = denoiser.num_classes is not None
-    rows = scene.dataset.rows(scene.ids)
     found.append(
       signals.compute(
         denoiser,
@@ -108,7 +106,7 @@ def _losses(
         loss.SIGNAL,
         t=[t],
         batch=batch,
-        cond=scene.dataset.labels[rows] if labelled else None,
+        cond=scene.labels(denoiser),
         ids=scene.ids,
         path=folder / name,
         progress=progress,

@@ -229,18 +229,17 @@ def generated(
   likely, and not what it was trained on.
   """
   options = {"resamples": bootstrap, "seed": seed}
+  against = stats.summary(scores, non_members, fprs=(), **options)["auc"]
+  of_members = stats.summary(members, scores, fprs=(), **options)["auc"]
+  assert against is not None
   found: dict[str, Any] = {
     "images": len(scores),
-    "auc_against_non_members": list(
-      stats.interval(scores, non_members, **options)
-    ),
-    "auc_of_members_against_them": list(
-      stats.interval(members, scores, **options)
-    ),
+    "auc_against_non_members": against,
+    "auc_of_members_against_them": of_members,
     "called_members": None,
     "passes": None,
   }
-  value = found["auc_against_non_members"][0]
+  value = against[0]
   said = f"Generated images score above non-members with an AUC of {value:.3f}"
   if cut is not None:
     k = int(np.sum(scores >= cut))

@@ -138,7 +138,7 @@ def check(scores: Float[np.ndarray, "m n t"], times: Sequence[Any]) -> None:
   """ValueError, naming the times, where a score is not finite."""
   bad = ~np.isfinite(scores).all((0, 1))
   if bad.any():
-    names = ", ".join(str(times[i]) for i in np.flatnonzero(bad))
+    names = ", ".join(str(times[i]) for i in np.flatnonzero(bad).tolist())
     wrong = int((~np.isfinite(scores)).sum())
     raise ValueError(
       f"{wrong} of {scores.size} scores are NaN or infinite (t = {names}): "

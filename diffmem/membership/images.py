@@ -86,7 +86,7 @@ def correlation(
   a, b = scores[there], values[there]
   if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
     return None
-  rho, p = scipy.stats.spearmanr(a, b)
+  rho, p = np.asarray(scipy.stats.spearmanr(a, b))
   return {"rho": float(rho), "p": float(p), "images": len(a)}
 
 

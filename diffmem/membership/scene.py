@@ -16,6 +16,7 @@ import diffmem.data
 from diffmem import workdir
 from diffmem.arrays import Bool, Int
 from diffmem.data import Dataset, Split
+from diffmem.denoiser import Denoiser
 from diffmem.membership import choosing, manifest
 from diffmem.membership.evaluate import Design, of_parts
 from diffmem.membership.manifest import Manifest
@@ -65,6 +66,13 @@ class Scene:
   def pool(self) -> Bool[np.ndarray, " n"]:
     """All but the calibration images: what shadow models share."""
     return ~self.parts.calibration
+
+  def labels(self, denoiser: Denoiser) -> np.ndarray | None:
+    """Of the scored images, for a model that takes them."""
+    labels = self.dataset.labels
+    if denoiser.num_classes is None or labels is None:
+      return None
+    return labels[self.dataset.rows(self.ids)]
 
   @property
   def inputs(self) -> dict[str, str]:

@@ -102,7 +102,7 @@ def compute(
         len(manifest.models),
       )
       template = _load(model, template)
-      labelled = template.num_classes is not None
+      labels = dataset.labels if template.num_classes is not None else None
       path.parent.mkdir(parents=True, exist_ok=True)
       workdir.write_json(_beside(path), _record(made_of, model))
       signals.compute(
@@ -111,7 +111,7 @@ def compute(
         signal,
         t=t,
         batch=batch,
-        cond=dataset.labels[dataset.rows(ids)] if labelled else None,
+        cond=None if labels is None else labels[dataset.rows(ids)],
         ids=ids,
         path=path,
         progress=progress,

@@ -83,7 +83,7 @@ def run(
   scores, fitted = [], []
   for kept, inside in zip(found.stores, design.inside, strict=True):
     learnt = None
-    if learns:
+    if want.attack.fit is not None:
       rows = np.flatnonzero(fit)
       learnt = want.attack.fit(kept[rows], inside[rows], **want.of_fit)
     fitted.append(learnt)

@@ -106,6 +106,18 @@ def root(prepared, tmp_path, monkeypatch):
   return tmp_path
 
 
+@pytest.fixture(scope="module")
+def finished(prepared, tmp_path_factory):
+  """A workdir whose stage has run once, by CONFIG."""
+  root = tmp_path_factory.mktemp("finished")
+  for name in ("data", "train"):
+    (root / name).symlink_to(prepared[0] / name)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(trained, "load", lambda root: prepared[2])
+    go(root)
+  return root
+
+
 def results_of(root, **change):
   given = copy.deepcopy(CONFIG) | change
   run.run(root, seed=3, membership=given, progress=False)
@@ -339,13 +351,14 @@ LESS = {"augment": ("identity",), "over": "mean"}
     ),
   ],
 )
-def test_refused_before_the_model_is_loaded(root, monkeypatch, change, message):
-  go(root)
-  before = workdir.require(root, "membership")
+def test_refused_before_the_model_is_loaded(
+  finished, monkeypatch, change, message
+):
+  before = workdir.require(finished, "membership")
   monkeypatch.setattr(trained, "load", lambda root: pytest.fail("loaded"))
   with pytest.raises(ValueError, match=message):
-    go(root, **change)
-  assert workdir.require(root, "membership") == before
+    go(finished, **change)
+  assert workdir.require(finished, "membership") == before
 
 
 def test_other_weights_are_refused(root):
