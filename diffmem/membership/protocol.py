@@ -9,6 +9,7 @@ with the same options share what is stored of it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -123,33 +124,26 @@ def score(
     FloatingPointError: a value is not finite; names the images.
   """
   alone = isinstance(t, int | np.integer)
-  times = (t,) if alone else tuple(t)
   of_signal, of_scores, of_fit = attack.options(**options)
-
-  def values(images: Any, cond: Any, ids: Any = None) -> Any:
-    return signals.compute(
-      denoiser,
-      images,
-      attack.signal,
-      t=times,
-      batch=batch,
-      cond=cond,
-      ids=ids,
-      progress=progress,
-      **of_signal,
-    )
-
+  if attack.fit is not None and calibration is None:
+    evaluate(attack, None)  # refuses before the model is run
+  values = functools.partial(
+    signals.compute,
+    denoiser,
+    signal=attack.signal,
+    t=(t,) if alone else tuple(t),
+    batch=batch,
+    progress=progress,
+    **of_signal,
+  )
   fitted = None
   if attack.fit is not None and calibration is not None:
     known, is_member, *rest = calibration
     is_member = check_known(is_member, len(known))
-    fitted = attack.fit(
-      values(known, rest[0] if rest else None), is_member, **of_fit
-    )
-  elif attack.fit is not None:
-    evaluate(attack, None)  # refuses before the model is run
+    learnt = values(known, cond=rest[0] if rest else None)
+    fitted = attack.fit(learnt, is_member, **of_fit)
   found = evaluate(
-    attack, values(images, cond, ids), fitted=fitted, **of_scores
+    attack, values(images, cond=cond, ids=ids), fitted=fitted, **of_scores
   )
   return found[:, 0] if alone else found
 

@@ -95,8 +95,7 @@ def fit(
     is_member: the truth.
     width: channels of the first convolution.
     epochs: passes over the training share; the best one is kept.
-    lr, decay: of AdamW.
-    minibatch: maps in a step.
+    lr, decay, minibatch: of AdamW.
     validation: the share of members, and of others, that chooses the epoch.
     seed: of weights, order and shares.
 
@@ -121,14 +120,14 @@ def fit(
   fitted = []
   for i in range(maps.shape[1]):
     sizes = _log_size(maps[~kept, i])
-    centre, spread = float(sizes.mean()), max(float(sizes.std()), 1e-6)
+    scale = float(sizes.mean()), max(float(sizes.std()), 1e-6)
     parts = [
-      (*_inputs(maps[rows, i], centre, spread), is_member[rows])
+      (*_inputs(maps[rows, i], *scale), is_member[rows])
       for rows in (~kept, kept)
     ]
     key = keys.stream(keys.root(seed), "membership secmi_nn", i)
     params, epoch, losses = train(*parts, key=key, rng=rng)
-    fitted.append(Fitted(params, centre, spread, epoch, losses))
+    fitted.append(Fitted(params, *scale, epoch, losses))
   return tuple(fitted)
 
 

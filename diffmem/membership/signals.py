@@ -113,23 +113,27 @@ def compute(
     kept = store.create(path, shape=shape, dtype="float32", chunk=batch)
     kept.verify()
     done = set(kept.written())
-  out = np.empty(shape if kept is None else (0,), np.float32)
   starts = [s for s in range(0, n, batch) if s // batch not in done]
-  finished = n - sum(min(batch, n - s) for s in starts)
   run = functools.partial(signal.block, t=t, **options)
-  what = f"membership: {signal.name}"
+  found = _blocks(denoiser, images, run, starts, batch, cond)
+  finite = functools.partial(_check_finite, signal.name, names, t)
+  out = np.empty(shape if kept is None else (0,), np.float32)
   with Progress(
-    n, what=what, unit="images", done=finished, enabled=progress
+    n,
+    what=f"membership: {signal.name}",
+    unit="images",
+    done=n - sum(min(batch, n - s) for s in starts),
+    enabled=progress,
   ) as bar:
-    for start, leaves in _blocks(denoiser, images, run, starts, batch, cond):
-      rows = slice(start, min(start + batch, n))
-      values = _stacked(leaves, rows.stop - start, shape[1:])
-      _check_finite(signal.name, values, names[rows], t)
+    for start, leaves in found:
+      count = min(batch, n - start)
+      values = _stacked(leaves, count, shape[1:])
+      finite(start, values)
       if kept is None:
-        out[rows] = values
+        out[start : start + count] = values
       else:
         kept.write(start // batch, values)
-      bar.update(len(values))
+      bar.update(count)
   if kept is None:
     return out
   large = np.prod(shape, dtype=np.int64) * 4 > HELD
@@ -268,18 +272,21 @@ def at_least_one(**counts: int) -> None:
 
 
 def _check_finite(
-  what: str, block: Float[np.ndarray, "b t ..."], ids, t: Sequence[int]
+  what: str,
+  names: np.ndarray,
+  t: Sequence[int],
+  start: int,
+  block: Float[np.ndarray, "b t ..."],
 ) -> None:
-  one_of_all = block.shape[1] != len(t)  # a signal that sums over t
+  """FloatingPointError naming images and times; row 0 is image `start`."""
   bad = ~np.isfinite(block).reshape(*block.shape[:2], -1).all(2)
   if not bad.any():
     return
-  first = ids[bad.any(1)]
-  names = ", ".join(map(str, first[:5])) + (", ..." if len(first) > 5 else "")
-  times = ", ".join(
-    str(s) for i, s in enumerate(t) if one_of_all or bad[:, i].any()
-  )
+  first = names[start + np.flatnonzero(bad.any(1))]
+  ids = ", ".join(map(str, first[:5])) + (", ..." if len(first) > 5 else "")
+  if bad.shape[1] == len(t):  # else a signal that sums over t
+    t = [s for i, s in enumerate(t) if bad[:, i].any()]
   raise FloatingPointError(
-    f"not finite: {what} of {len(first)} images at t = {times} (ids {names}); "
-    "check the weights and the images"
+    f"not finite: {what} of {len(first)} images at t = "
+    f"{', '.join(map(str, t))} (ids {ids}); check the weights and the images"
   )

@@ -25,11 +25,11 @@ def maps(n, seed, t=1):
 
 
 def test_it_learns_where_the_error_is():
-  known, truth = maps(120, 0)
-  fitted = secmi_nn.fit(known, truth, epochs=30, width=4)
-  unseen, answer = maps(80, 1)
+  known, truth = maps(40, 0)
+  fitted = secmi_nn.fit(known, truth, width=4)
+  unseen, answer = maps(40, 1)
   found = secmi_nn.scores(unseen, fitted)
-  assert found.shape == (80, 1)
+  assert found.shape == (40, 1)
   assert stats.auc(found[answer, 0], found[~answer, 0]) > 0.95
   by_size = -(unseen**2).sum((1, 2, 3, 4))
   assert stats.auc(by_size[answer], by_size[~answer]) < 0.7
@@ -51,11 +51,11 @@ def test_the_epoch_is_the_best_of_the_validation_share():
 def test_a_score_depends_on_its_own_image_and_the_calibration_alone():
   known, truth = maps(40, 0, t=2)
   fitted = secmi_nn.fit(known, truth, **SHORT)
-  unseen, _ = maps(8, 1, t=2)
+  unseen, _ = maps(40, 1, t=2)
   found = secmi_nn.scores(unseen, fitted)
   alone = secmi_nn.scores(unseen[4:5], fitted)
   np.testing.assert_allclose(alone[0], found[4], rtol=1e-5)
-  in_parts = secmi_nn.scores(unseen, fitted, batch=1)
+  in_parts = secmi_nn.scores(unseen, fitted, batch=20)
   np.testing.assert_allclose(in_parts, found, rtol=1e-5)
   again = secmi_nn.fit(known, truth, **SHORT)
   np.testing.assert_array_equal(secmi_nn.scores(unseen, again), found)
