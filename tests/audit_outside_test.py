@@ -96,6 +96,19 @@ def test_without_held_out_images(tmp_path):
   assert "no control" not in page
 
 
+def test_grey_images_saved_in_colour(tmp_path):
+  """As torchvision saves them: three equal channels."""
+  results = diffmem.audit(
+    tmp_path / "run",
+    generations=np.repeat(generations(), 3, axis=-1),
+    training=TRAINING,
+    held_out=HELD_OUT,
+    features={"name": None},
+    distances={"block": 512},
+  )
+  assert results["extraction"]["unique"] >= 20
+
+
 def test_generations_alone(tmp_path):
   results = diffmem.audit(tmp_path / "run", generations=FRESH[:30])
   assert results["extraction"] is None

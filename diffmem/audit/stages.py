@@ -10,6 +10,8 @@ import os
 import time
 from typing import Any
 
+from etils import epath
+
 import diffmem.data
 from diffmem import workdir
 from diffmem.distances import run as search
@@ -79,10 +81,19 @@ def run(
     if not workdir.path(root).joinpath("train").exists():
       sample = None  # there is no model but the shadows
   elif data is not None and data["path"] is not None:
-    diffmem.data.prepare_given(workdir.path(root) / "data", seed=seed, **data)
+    check_given(data)
     known = True
+  outside = known and train is None
+  if outside and sample is not None and "pipeline" in sample:
+    # Before hours of sampling; pipelines draw in colour.
+    diffmem.data.prepare_given(_data(root), seed=seed, channels=3, **data)
   if sample is not None:
     generate.run(root, seed=seed, sample=sample, progress=progress)
+  if outside:
+    channels = bank.open_bank(root).shape[-1]
+    diffmem.data.prepare_given(
+      _data(root), seed=seed, channels=channels, **data
+    )
   if known and distances and extraction:
     _check_sizes(root)
     find_neighbours(root, distances=distances, progress=progress)
@@ -102,10 +113,21 @@ def run(
   return workdir.read_json(workdir.path(root) / "report" / "results.json")
 
 
+def _data(root: str | os.PathLike) -> epath.Path:
+  return workdir.path(root) / "data"
+
+
+def check_given(data: dict) -> None:
+  """Raises for paths where nothing is, before generations are read."""
+  for key in ("path", "held_out"):
+    if isinstance(data[key], str | os.PathLike):
+      diffmem.data.given.source(data[key])
+
+
 def _check_sizes(root: str | os.PathLike) -> None:
   """Refuses generations and training images of different sizes."""
   made = bank.open_bank(root).shape[1:]
-  known = workdir.read_json(workdir.path(root) / "data" / "meta.json")
+  known = workdir.read_json(_data(root) / "meta.json")
   shape = tuple(known["dataset"]["shape"])
   if made != shape:
     raise ValueError(
@@ -119,7 +141,7 @@ def _second(root: str | os.PathLike, features: dict | None) -> dict | None:
   """The second distance, where held-out images can set its threshold."""
   if features is None or features["name"] is None:
     return None
-  known = workdir.read_json(workdir.path(root) / "data" / "meta.json")
+  known = workdir.read_json(_data(root) / "meta.json")
   if not known["split"]["held_out"]:
     _log.warning(
       "extraction: no second distance (features.name = %s), there are no "

@@ -29,7 +29,15 @@ from diffmem.data.streams import permutation
 
 Source = str | os.PathLike | np.ndarray | None
 NAME = "given"  # of the source, and of the split
-SETTINGS = ("path", "held_out", "crop", "resize", "filter", "data_dir")
+SETTINGS = (
+  "path",
+  "held_out",
+  "crop",
+  "resize",
+  "filter",
+  "data_dir",
+  "channels",
+)
 
 
 def load(
@@ -40,10 +48,12 @@ def load(
   resize: int | None,
   filter: str,
   data_dir: str | None,
+  channels: int | None = None,
 ) -> Dataset:
   """Both sources as one dataset; the second's ids follow the first's rows.
 
-  path, held_out: sources, as `source` writes them; the rest: see `data.load`.
+  path, held_out: sources, as `source` writes them; channels: 3 makes grey
+  images RGB; the rest: see `data.load`.
   """
   parts = [
     sources.load(part, crop=crop, resize=resize, filter=filter, folder=data_dir)
@@ -51,13 +61,14 @@ def load(
     if part is not None
   ]
   rows = [len(part) for part in parts]
-  images = _joined(parts)
+  images = _joined(parts, channels or 1)
   info = {
     **parts[0].info,
     "source": NAME,
     "path": path,
     "held_out": held_out,
     "data_dir": data_dir,
+    "channels": channels,
     "training_rows": rows[0],
     "rows": len(images),
     "shape": list(images.shape[1:]),
@@ -161,7 +172,7 @@ def keep(folder: str | os.PathLike, name: str, value: Source) -> str | None:
   return f"npz:{file}"
 
 
-def _joined(parts: list[Dataset]) -> UInt8[np.ndarray, "b h w c"]:
+def _joined(parts: list[Dataset], least: int) -> UInt8[np.ndarray, "b h w c"]:
   """One array; grey beside colour becomes RGB, as within a folder."""
   sizes = [part.images.shape[1:3] for part in parts]
   if len(set(sizes)) > 1:
@@ -170,7 +181,7 @@ def _joined(parts: list[Dataset]) -> UInt8[np.ndarray, "b h w c"]:
       f"training images are {w}x{h}, held-out images {other_w}x{other_h}: "
       "set data.crop=center and data.resize=SIDE"
     )
-  channels = max(part.images.shape[3] for part in parts)
+  channels = max([least, *(part.images.shape[3] for part in parts)])
   return np.concatenate(
     [
       np.broadcast_to(x, (*x.shape[:3], channels))

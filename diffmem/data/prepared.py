@@ -75,6 +75,7 @@ def prepare_given(
   filter: str,
   data_dir: str | os.PathLike | None,
   calibration: float,
+  channels: int | None = None,
 ) -> tuple[Dataset, Split]:
   """The same for images of somebody else's training; see `given`.
 
@@ -86,6 +87,7 @@ def prepare_given(
     held_out: images that the model never saw, likewise; or None.
     crop, resize, filter, data_dir: of both sources; see `load`.
     calibration: share of the held-out images that sets thresholds.
+    channels: of the generations; grey images become RGB where it is 3.
 
   Raises:
     ValueError: a source cannot be used, the two do not fit together, or they
@@ -108,6 +110,7 @@ def prepare_given(
     resize=resize,
     filter=filter,
     data_dir=None if data_dir is None else os.fspath(data_dir),
+    channels=channels,
   )
   drawn = given.divide(dataset, seed=seed, calibration=calibration)
   return _keep(workdir.path(folder), dataset, drawn)
