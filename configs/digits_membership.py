@@ -31,6 +31,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   given = args.parse(
     arg, debug=False, seed=0, shadows=8, shadow=int, steps=3000
   )
+  if given.shadows < 6:
+    raise ValueError(
+      f"config argument shadows={given.shadows}: expected 6 or more, LiRA "
+      "compares with two pairs besides the one under attack"
+    )
   alone = given.shadow is not None  # no others to attack it with
   sections = dict(
     seed=given.seed,

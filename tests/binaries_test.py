@@ -222,6 +222,18 @@ def test_compilations_are_cached_where_writable(run_fake, tmp_path):
   assert run_fake(body, *GOOD, env=env).stdout.strip() == "None"
 
 
+def test_a_shadow_has_a_folder_of_its_own(run_fake):
+  name = "--config=digits_membership.py:shadow=3"
+  done = run_fake("print(workdir)", name, "--workdir=w")
+  assert done.stdout.strip() == "w/shadows/3"
+  done = run_fake("print(workdir)", name, "--workdir=w/shadows/3")
+  assert done.stdout.strip() == "w/shadows/3"
+  done = run_fake("print(workdir)", name, "--workdir=w/shadows/2")
+  assert done.returncode == 1
+  assert done.stderr.count("\n") == 1
+  assert "--workdir=w/shadows/2 is that of shadow 2" in done.stderr
+
+
 def test_configs_without_get_config_are_refused(tmp_path):
   path = tmp_path / "empty.py"
   path.touch()

@@ -219,6 +219,11 @@ def test_shadow_arguments_reach_the_split(root):
   assert split.shadows >= 8
 
 
+def test_too_few_shadows_are_refused_before_they_are_trained(root):
+  with pytest.raises(ValueError, match="shadows=4: expected 6 or more"):
+    load(root, "digits_membership.py", "shadows=4")
+
+
 def test_neighbours_fit_the_search(root):
   """The rule looks at no more neighbours than the search keeps."""
   for name, arg in ALL:

@@ -128,6 +128,9 @@ def write(manifest: Manifest) -> None:
     }
     for model in manifest.models
   ]
+  first = manifest.shadows[0].meta
+  config = _common(first)
+  config["data"]["split"]["shadow"] = None  # as of all together
   record = {
     "shadows": len(manifest.shadows),
     "pool": len(manifest.pool),
@@ -135,7 +138,14 @@ def write(manifest: Manifest) -> None:
     "dataset": manifest.dataset,
     "split": manifest.split.digest,
     "models": models,
-    "config": _common(manifest.shadows[0].meta),
+    "config": config,
+    "parameters": first.get("parameters"),
+    "seconds": round(sum(m.meta["seconds"] for m in manifest.shadows), 3),
+    **{
+      key: first[key]
+      for key in ("started", "version", "commit", "hardware")
+      if key in first
+    },
   }
   workdir.write_json(manifest.root / "shadows" / "manifest.json", record)
 

@@ -31,6 +31,7 @@ from diffmem.membership import (
   controls,
   evaluate,
   learnt,
+  manifest,
   scene,
   shadow_signals,
   shadowed,
@@ -104,6 +105,8 @@ def run(
     if stage.finished:
       _log.info("membership: finished before, kept (%s)", stage.folder)
       return
+    if here.shadows is not None:
+      manifest.write(here.shadows)
     work = _Work(root, here, membership, seed, progress)
     found = [work.without_shadows(want) for want in plan]
     if here.shadows is not None and losses is not None:

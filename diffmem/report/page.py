@@ -209,7 +209,8 @@ def _data(results: Results) -> list[tuple[str, str]]:
 
 def _model(results: Results) -> list[tuple[str, str]]:
   """What is known of the model and of its training."""
-  train = results.metas.get("train") or {}
+  shadows = results.metas.get("shadows") or {}
+  train = results.metas.get("train") or shadows
   made_by = train.get("config", {})  # absent where others trained the model
   rows = []
   network, training = (made_by.get(k) or {} for k in ("models", "train"))
@@ -222,6 +223,8 @@ def _model(results: Results) -> list[tuple[str, str]]:
   for key in ("steps", "batch", "lr"):
     if key in training:
       rows.append((key, f"{training[key]:,}"))
+  if shadows:
+    rows.append(("shadow models, trained alike", str(shadows["shadows"])))
   if train.get("weights"):
     rows.append(("sha256 of the weights", str(train["weights"])))
   return [(k, str(v)) for k, v in rows]

@@ -64,8 +64,9 @@ class Pairs:
 class Results:
   """Everything a report is made from; None or empty where absent.
 
-  metas: meta.json of each finished stage. unfinished: stages that began
-  and did not end. curves: {attack: (fpr, tpr)}. previews: (step, PNG).
+  metas: meta.json of each finished stage, and the manifest of shadow models,
+  if there are some, as "shadows". unfinished: stages that began and did not
+  end. curves: {attack: (fpr, tpr)}. previews: (step, PNG).
   membership: attacks by name; membership_aside: what is told beside them, by
   keys that begin with "_". left_out: files that an import skipped, as
   {"name", "reason"}. prompts, ranking, prompt_pictures: the attack by prompt,
@@ -115,6 +116,9 @@ def read(root: str | os.PathLike) -> Results:
   """
   root = workdir.path(root)
   metas, unfinished = {}, []
+  shadows = _json(root / "shadows" / "manifest.json")
+  if shadows is not None:
+    metas["shadows"] = shadows
   for name in STAGES:
     meta = _json(root / name / "meta.json")
     if meta is None:

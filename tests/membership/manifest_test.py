@@ -103,7 +103,10 @@ def test_it_ties_models_masks_and_weights(made):
   assert [m["members"] for m in record["models"]] == [20, 21] * 3
   assert record["split"] == whole.digest
   assert record["config"]["train"] == {"lr": 0.1, "sizes": [1, 2]}
-  assert "shadow" not in record["config"]["data"]["split"]
+  assert record["config"]["data"]["split"]["shadow"] is None
+  assert record["seconds"] == pytest.approx(
+    sum(m["seconds"] for m in record["models"])
+  )
 
 
 def test_the_main_model_stands_beside_its_shadows(made):
