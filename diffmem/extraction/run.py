@@ -191,8 +191,8 @@ def _smallest(ids: dict[str, np.ndarray]) -> int:
   if smallest < 2:
     sizes = ", ".join(f"{len(i)} {name}" for name, i in ids.items())
     raise ValueError(
-      f"the split has {sizes}: extraction needs at least 2 of each; raise "
-      "data.split"
+      f"the split has {sizes}: extraction needs at least 2 of each; give more "
+      "images, or raise data.split where it divides them"
     )
   return smallest
 
