@@ -25,7 +25,9 @@ GROUP_BYTES = 1 << 27
 READ_BYTES = 1 << 27  # of chunks that are read at once
 POOL_BYTES = 1 << 28  # of images that are compared across prompts at once
 POOL = 2048  # of them
-CONTROL_SHARE = 0.1  # of the bank that control groups may read, at most
+RUN = 8  # control groups that take images of the same prompts
+CONTROL_BYTES = 1 << 30  # of chunks that control groups may always read
+CONTROL_SHARE = 0.1  # of the chunks, where that is more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,21 +132,35 @@ def pool_rows(
 
 
 def control_rows(
-  prompts: Sequence[Prompt], size: int, count: int, one: int, seed: int
+  prompts: Sequence[Prompt],
+  size: int,
+  count: int,
+  *,
+  one: int,
+  chunk: int,
+  seed: int,
 ) -> Int[np.ndarray, "g s"]:
   """Groups of images of different prompts, one image of each.
 
-  size: of a group; one: bytes of an image. At most `count` groups, and at most
-  CONTROL_SHARE of all images or POOL_BYTES of them, whichever is more.
+  size: of a group; count: groups at most; one: bytes of an image; chunk:
+  images of a chunk. Up to RUN groups take the same prompts and runs of their
+  images, which lie together. Of a bank beyond CONTROL_BYTES, as many groups
+  as read CONTROL_SHARE of its chunks, or CONTROL_BYTES if that is more.
   """
-  total = sum(len(prompt.rows) for prompt in prompts)
-  most = max(POOL_BYTES // one, int(CONTROL_SHARE * total))
-  count = min(count, max(1, most // max(size, 1)))
+  run = min(RUN, max(1, POOL_BYTES // (size * one)))
+  chunks = sum(len(prompt.rows) for prompt in prompts) / chunk
+  most = max(CONTROL_SHARE * chunks, CONTROL_BYTES / (chunk * one))
+  if chunks > most:
+    reads = size * (1 + (run - 1) / chunk)  # of the groups of one run
+    count = min(count, run * max(1, int(most / reads)))
   rng = np.random.default_rng([seed, 2])
   found = np.empty((count, size), np.int64)
-  for g in range(count):
+  for start in range(0, count, run):
     drawn = rng.choice(len(prompts), size, replace=False)
-    found[g] = [rng.choice(prompts[i].rows) for i in np.sort(drawn)]
+    for place, i in enumerate(np.sort(drawn)):
+      own = prompts[i].rows
+      turn = rng.integers(len(own)) + np.arange(min(run, count - start))
+      found[start : start + run, place] = own[turn % len(own)]
   return found
 
 

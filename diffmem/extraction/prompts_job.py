@@ -167,7 +167,12 @@ class Job:
 
     def make() -> dict:
       rows = prompts_bank.control_rows(
-        self.sets, size, count, self.bytes, self.seed
+        self.sets,
+        size,
+        count,
+        one=self.bytes,
+        chunk=self.images.chunk,
+        seed=self.seed,
       )
       found = []
       for images in prompts_bank.read_controls(self.images, rows):

@@ -519,11 +519,26 @@ def test_groups_are_read_in_bounded_parts(tmp_path, monkeypatch):
   assert count == 9
   some = rng.integers(0, 100, 40)
   assert (prompts_bank.read(opened, some) == images[some]).all()
-  rows = prompts_bank.control_rows(sets, 8, 5, 64, 0)
-  assert rows.shape == (5, 8)
+  rows = prompts_bank.control_rows(sets, 8, 11, one=64, chunk=7, seed=0)
+  assert rows.shape == (11, 8)
+  assert len({tuple(row) for row in rows}) == 11
   assert all(len(set(ids[row])) == 8 and -1 not in ids[row] for row in rows)
   read = list(prompts_bank.read_controls(opened, rows))
   assert (np.stack(read) == images[rows]).all()
+
+
+def test_controls_of_a_large_bank_are_fewer(monkeypatch):
+  sets = [prompts_bank.Prompt(i, np.arange(64) + 64 * i) for i in range(500)]
+  options = dict(one=64, chunk=16, seed=0)
+  rows = prompts_bank.control_rows(sets, 20, 100, **options)
+  assert len(rows) == 100
+  monkeypatch.setattr(prompts_bank, "CONTROL_BYTES", 50 * 16 * 64)
+  rows = prompts_bank.control_rows(sets, 20, 100, **options)
+  reads = sum(len(np.unique(rows[i : i + 8] // 16)) for i in range(0, 48, 8))
+  assert len(rows) == 48
+  assert reads <= 1.2 * 0.1 * 500 * 64 / 16
+  rows = prompts_bank.control_rows(sets, 500, 100, **options)
+  assert len(rows) == 8
 
 
 def test_results_are_plain_json(made):
