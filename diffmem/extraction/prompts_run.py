@@ -35,7 +35,7 @@ import numpy as np
 
 import diffmem.data
 from diffmem import store, workdir
-from diffmem.arrays import Float
+from diffmem.arrays import Float, UInt8
 from diffmem.data import Dataset, Split
 from diffmem.distances import metrics
 from diffmem.extraction import prompts as attack
@@ -93,17 +93,16 @@ def run(
     job = Job(stage.folder, bank, images, seed, inputs, prompts, progress)
     tested, results = job.run()
     ranked = attack.rank(tested)
-    medoids = [t.answer.clique.medoid for t in ranked if t.answer.clique]
     matched = None
     if data is not None:
-      made_of = prompts_bank.read(images, np.array(medoids, np.int64))
-      matched = _match(made_of, *data, prompts)
+      medoids = _medoids(images, ranked)
+      matched = _match(medoids, *data, prompts)
       results["with_training"] = prompts_training.summary(
         matched,
         delta=prompts["delta"],
         searched=len(data[1].members),
         extractable=_extractable(root, digest, bank, tested, prompts),
-      ) | {"held_out": _control(made_of, *data, prompts["delta"], seed)}
+      ) | {"held_out": _control(medoids, *data, prompts["delta"], seed)}
     shown = prompts["gallery"]
     prompts_tables.write(
       stage.folder, bank, images, data, tested, ranked, matched, shown
@@ -176,6 +175,22 @@ def _data(root: str | os.PathLike, bank: Bank) -> Data | None:
       "sample.resize"
     )
   return dataset, split
+
+
+def _digests(data: Data | None) -> dict[str, str | None]:
+  """Of the training images, where there are some."""
+  if data is None:
+    return {"data": None, "split": None}
+  return {"data": data[0].info["sha256"], "split": data[1].digest}
+
+
+def _medoids(
+  images: store.Store, ranked: Sequence[Tested]
+) -> UInt8[np.ndarray, "f h w c"]:
+  """Of the flagged prompts, in their order."""
+  cliques = [t.answer.clique for t in ranked]
+  ids = [clique.medoid for clique in cliques if clique is not None]
+  return prompts_bank.read(images, np.array(ids, np.int64))
 
 
 def _match(medoids, dataset: Dataset, split: Split, options: dict) -> Matched:
