@@ -91,24 +91,38 @@ def run(
       _log.info("prompts: finished before, kept (%s)", stage.folder)
       return
     job = Job(stage.folder, bank, images, seed, inputs, prompts, progress)
-    tested, results = job.run()
-    ranked = attack.rank(tested)
-    matched = None
-    if data is not None:
-      medoids = _medoids(images, ranked)
-      matched = _match(medoids, *data, prompts)
-      results["with_training"] = prompts_training.summary(
-        matched,
-        delta=prompts["delta"],
-        searched=len(data[1].members),
-        extractable=_extractable(root, digest, bank, tested, prompts),
-      ) | {"held_out": _control(medoids, *data, prompts["delta"], seed)}
-    shown = prompts["gallery"]
-    prompts_tables.write(
-      stage.folder, bank, images, data, tested, ranked, matched, shown
-    )
+    results = _examine(root, job, data, digest)
     workdir.write_json(stage.folder / "results.json", results)
     stage.record("flagged", results["flagged"])
+
+
+def _examine(
+  root: str | os.PathLike, job: Job, data: Data | None, digest: str
+) -> dict:
+  """Writes the tables; what results.json says. digest: of the bank."""
+  options, matched = job.options, None
+  tested, results = job.run()
+  ranked = attack.rank(tested)
+  if data is not None:
+    medoids = _medoids(job.images, ranked)
+    matched = _match(medoids, *data, options)
+    results["with_training"] = prompts_training.summary(
+      matched,
+      delta=options["delta"],
+      searched=len(data[1].members),
+      extractable=_extractable(root, digest, job.bank, tested, options),
+    ) | {"held_out": _control(medoids, *data, options["delta"], job.seed)}
+  prompts_tables.write(
+    workdir.path(root) / "prompts",
+    job.bank,
+    job.images,
+    data,
+    tested,
+    ranked,
+    matched,
+    options["gallery"],
+  )
+  return results
 
 
 def check(prompts: dict) -> None:
