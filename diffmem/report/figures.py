@@ -11,11 +11,9 @@ from diffmem.report.svg import (
   HELD,
   INK,
   MEMBER,
-  MORE,
   MUTED,
   counted,
   legend,
-  short,
   svg,
 )
 
@@ -113,107 +111,6 @@ def histogram(found: dict) -> Markup | None:
     "How many generated images lie at each distance from their nearest "
     "training image and from their nearest held-out image",
     draw,
-  )
-
-
-def roc(
-  curves: dict[str, tuple[np.ndarray, np.ndarray]], membership: dict
-) -> Markup | None:
-  """Exact ROC of each attack on logarithmic axes, with chance."""
-  curves = {k: v for k, v in curves.items() if len(v[0]) > 1}
-  if not curves:
-    return None
-  counts = [membership[k].get("non_members") for k in curves]
-  smallest = 1 / max([*(n for n in counts if n), 100])
-  floor = min(smallest, 0.01) / 2
-
-  def draw(ax: Axes) -> None:
-    line = np.geomspace(floor, 1, 50)
-    ax.plot(line, line, color=MUTED, lw=1, ls=(0, (2, 2)), label="guessing")
-    for i, (name, (fpr, tpr)) in enumerate(curves.items()):
-      colour = (MEMBER, HELD, *MORE)[i % 5]
-      ax.plot(
-        np.maximum(fpr, floor),
-        np.maximum(tpr, floor),
-        drawstyle="steps-post",
-        color=colour,
-        ls=DASHES[i % 4],
-        label=short(name),
-        lw=1.6,
-      )
-      for x in (0.01, 0.001):
-        point = membership[name].get(f"tpr@{x:g}")
-        if point:
-          y, low, high = np.maximum(point, floor)
-          ax.errorbar(
-            x,
-            y,
-            [[y - low], [high - y]],
-            color=colour,
-            fmt="o",
-            ms=4,
-            capsize=3,
-          )
-    if floor < smallest:
-      ax.axvspan(floor, smallest, color=MUTED, alpha=0.12, lw=0)
-    ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.1))
-    for axis in (ax.xaxis, ax.yaxis):
-      axis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}%"))
-      axis.set_minor_formatter(NullFormatter())
-    ax.set_aspect("equal", adjustable="box")
-    ax.set(
-      xlabel="non-members called members (FPR)",
-      ylabel="members recognised (TPR)",
-    )
-    legend(ax)
-
-  return svg(
-    "roc",
-    "Share of members recognised against share of false alarms, on "
-    "logarithmic axes, for: " + ", ".join(curves),
-    draw,
-    size=(4.2, 4.2),
-  )
-
-
-def sweep(name: str, attack: dict) -> Markup | None:
-  """AUC with its interval at each noise level t."""
-  entries = [
-    e
-    for e in attack.get("sweep", [])
-    if isinstance(e.get("auc"), list | tuple) and e.get("t") is not None
-  ]
-  if len(entries) < 2:
-    return None
-
-  def draw(ax: Axes) -> None:
-    t = np.array([e["t"] for e in entries], float)
-    value, low, high = np.array([e["auc"] for e in entries], float).T
-    ax.axhline(0.5, color=MUTED, lw=1, ls=(0, (2, 2)), label="guessing")
-    ax.errorbar(
-      t,
-      value,
-      [value - low, high - value],
-      color=MEMBER,
-      label=f"{short(name)}, 95% interval",
-      marker="o",
-      ms=5,
-      capsize=3,
-      lw=1.2,
-    )
-    if t.min() > 0:
-      ax.set_xscale("log")
-    ax.set_xticks(t, [f"{x:g}" for x in t])
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_tick_params(which="minor", length=0)
-    ax.set(xlabel="noise level t", ylabel="AUC")
-    legend(ax)
-
-  return svg(
-    f"sweep-{name}",
-    f"AUC of the {name} attack at {len(entries)} noise levels t",
-    draw,
-    size=(4.7, 2.7),
   )
 
 

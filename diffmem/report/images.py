@@ -28,13 +28,17 @@ class Picture:
   pixelated: bool
 
 
-def from_array(image: UInt8[np.ndarray, "h w c"]) -> Picture:
+def from_array(
+  image: UInt8[np.ndarray, "h w c"], target: int = TARGET
+) -> Picture:
   """Of one, two or three channels (grey, grey and alpha, RGB), or four."""
   c = image.shape[-1]
   if c > 4:
     raise ValueError(f"an image has {c} channels: expected 1 to 4")
   picture = Image.fromarray(image[..., 0] if c == 1 else image)
-  return _picture(picture, TARGET)
+  return _picture(
+    picture, target, limit=max(target, LARGEST * target // TARGET)
+  )
 
 
 def from_png(content: bytes, target: int) -> Picture:

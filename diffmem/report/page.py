@@ -24,6 +24,7 @@ from diffmem.report import (
   verdict,
   words,
 )
+from diffmem.report import membership as members
 from diffmem.report.results import SECTIONS, Pairs, Results
 
 PREVIEWS = 6
@@ -101,11 +102,7 @@ def render(
       context[name] = _gallery(pairs, limit)
   context |= _outside(results, gallery)
   if membership is not None:
-    context |= {
-      "attacks": tables.attacks(membership),
-      "roc": figures.roc(results.curves, membership),
-      "sweeps": {k: figures.sweep(k, v) for k, v in membership.items()},
-    }
+    context |= members.context(results)
   return _environment().get_template("page.html.j2").render(context)
 
 

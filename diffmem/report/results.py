@@ -68,7 +68,8 @@ class Results:
   if there are some, as "shadows". unfinished: stages that began and did not
   end. curves: {attack: (fpr, tpr)}. previews: (step, PNG).
   membership: attacks by name; membership_aside: what is told beside them, by
-  keys that begin with "_". left_out: files that an import skipped, as
+  keys that begin with "_"; membership_pictures: easiest and hardest images.
+  left_out: files that an import skipped, as
   {"name", "reason"}. prompts, ranking, prompt_pictures: the attack by prompt,
   its flagged prompts, best first, and their images.
   """
@@ -84,6 +85,9 @@ class Results:
   previews: list[tuple[int, bytes]]
   tables: dict[str, str]
   membership_aside: dict = dataclasses.field(default_factory=dict)
+  membership_pictures: dict[str, np.ndarray] = dataclasses.field(
+    default_factory=dict
+  )
   left_out: list[dict[str, str]] = dataclasses.field(default_factory=list)
   prompts: dict | None = None
   ranking: list[dict[str, str]] = dataclasses.field(default_factory=list)
@@ -136,11 +140,12 @@ def read(root: str | os.PathLike) -> Results:
     tables["matches"] = _text(root / "extraction" / "matches.csv")
   if "membership" not in unfinished:
     membership = _json(root / "membership" / "results.json")
-  aside = {}
+  aside, members = {}, {}
   if membership is not None:
     aside = {k: v for k, v in membership.items() if k.startswith("_")}
     membership = {k: v for k, v in membership.items() if k not in aside}
     curves = _curves(root / "membership" / "roc.npz", membership)
+    members = _arrays(root / "membership" / "gallery.npz")
     tables["scores"] = _text(root / "membership" / "scores.csv")
   prompts = None
   if "prompts" not in unfinished:
@@ -153,6 +158,7 @@ def read(root: str | os.PathLike) -> Results:
     pairs=pairs,
     membership=membership,
     membership_aside=aside,
+    membership_pictures=members,
     left_out=_rows(root / "sample" / "left_out.csv"),
     prompts=prompts,
     ranking=_rows(root / "prompts" / "ranking.csv") if prompts else [],

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from diffmem.report import verdict, words
+from diffmem.report import claims, verdict, words
 from diffmem.report.results import Results
 
 
@@ -29,18 +29,17 @@ def tiles(results: Results) -> list[dict[str, str]]:
     flagged, tested = (results.prompts[k] for k in ("flagged", "tested"))
     shown.append(_tile(flagged, tested, "member"))
     shown[-1]["what"] = "prompts that give one picture"
-  for name, attack in (results.membership or {}).items():
-    if attack.get("auc"):
-      value, low, high = attack["auc"]
-      shown.append(
-        {
-          "value": f"{value:.3f}",
-          "of": f"[{low:.3f}, {high:.3f}]",
-          "what": f"AUC of the {name} attack; 0.5 is guessing",
-          "kind": "plain",
-        }
-      )
-      break
+  name = claims.leading(results.membership or {})
+  if results.membership and name is not None:
+    value, low, high = results.membership[name]["auc"]
+    shown.append(
+      {
+        "value": f"{value:.3f}",
+        "of": f"[{low:.3f}, {high:.3f}]",
+        "what": f"AUC of the {name} attack; 0.5 is guessing",
+        "kind": "plain",
+      }
+    )
   return shown
 
 
@@ -55,8 +54,13 @@ def headline(results: Results) -> list[dict[str, str]]:
     rows += _extraction_rows(results.extraction)
   if results.prompts is not None:
     rows.append(_prompts_row(results.prompts))
-  for name, attack in (results.membership or {}).items():
-    rows += _attack_rows(name, attack)
+  membership = results.membership or {}
+  named = list(membership)
+  if len(named) > 2:  # the others are told in their own section
+    best = claims.best(membership) or ("",)
+    named = [n for n in named if n in (claims.leading(membership), best[0])]
+  for name in named:
+    rows += _attack_rows(name, membership[name])
   return rows
 
 
@@ -169,7 +173,7 @@ def _attack_rows(name: str, attack: dict) -> list[dict[str, str]]:
         "control_interval": "",
       }
     )
-  for fpr in _fprs(attack):
+  for fpr in fprs(attack):
     value, interval = rate_cell(attack, f"tpr@{fpr:g}")
     rows.append(
       {
@@ -185,7 +189,8 @@ def _attack_rows(name: str, attack: dict) -> list[dict[str, str]]:
   return rows
 
 
-def _fprs(attack: dict) -> list[float]:
+def fprs(attack: dict) -> list[float]:
+  """The false positive rates that its TPR is given at, highest first."""
   keys = (re.fullmatch(r"tpr@([0-9.e-]+)", key) for key in attack)
   return sorted((float(k[1]) for k in keys if k), reverse=True)
 
@@ -254,80 +259,6 @@ def by_hand(found: dict, results: Results) -> list[dict[str, str]]:
       }
     )
   return rows
-
-
-def attacks(membership: dict) -> list[dict[str, Any]]:
-  """One row for each attack; by_copies and the sweep below it."""
-  shown = []
-  for name, attack in membership.items():
-    fprs = _fprs(attack)
-    swept = _swept(attack)
-    told = [f for f in fprs if any(e.get(f"tpr@{f:g}") for e in swept)]
-    shown.append(
-      {
-        "name": name,
-        "auc": _auc(attack.get("auc")),
-        "rates": [(f, *rate_cell(attack, f"tpr@{f:g}")) for f in fprs],
-        "settings": _settings(attack),
-        "by_copies": [
-          {
-            "copies": "once" if int(k) == 1 else f"{k} times",
-            "auc": _auc(v),
-          }
-          for k, v in sorted(
-            attack.get("by_copies", {}).items(), key=lambda kv: -int(kv[0])
-          )
-        ],
-        "sweep": [_sweep(entry, told, attack) for entry in swept],
-        "fprs": fprs,
-        "swept_fprs": told,
-        "t": attack.get("t"),
-      }
-    )
-  return shown
-
-
-def _swept(attack: dict) -> list[dict]:
-  return [entry for entry in attack.get("sweep", []) if entry.get("auc")]
-
-
-def _sweep(entry: dict, fprs: list[float], attack: dict) -> dict[str, Any]:
-  cells = []
-  for fpr in fprs:
-    value = entry.get(f"tpr@{fpr:g}")
-    if isinstance(value, list | tuple):
-      cells.append((words.share(value[0]), words.interval(value[1:])))
-    elif value is None:
-      cells.append(("not resolvable", ""))
-    else:
-      cells.append((words.share(value), ""))
-  chosen = entry.get("t") == attack.get("t")
-  return {
-    "t": entry.get("t"),
-    "auc": _auc(entry["auc"]),
-    "rates": cells,
-    "chosen": chosen,
-  }
-
-
-def _auc(value: list | int | float | None) -> str:
-  if value is None:
-    return "–"
-  if not isinstance(value, list | tuple):
-    return words.decimal(value)
-  return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
-
-
-def _settings(attack: dict) -> str:
-  parts = []
-  if attack.get("t") is not None:
-    parts.append(f"t = {attack['t']}")
-  if attack.get("draws") is not None:
-    parts.append(words.several(attack["draws"], "noise draw"))
-  for key, what in (("members", "member"), ("non_members", "non-member")):
-    if attack.get(key) is not None:
-      parts.append(words.several(attack[key], what))
-  return ", ".join(parts)
 
 
 def stages(results: Results) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import scipy.stats
 
-from diffmem.report import prompts, words
+from diffmem.report import checks, claims, prompts, words
 from diffmem.report.results import Results
 
 CLEAR = 0.01  # below this probability, false matches do not explain it
@@ -19,7 +19,7 @@ def verdict(results: Results) -> tuple[str, list[str]]:
   if results.prompts is not None:
     said += prompts.sentences(results.prompts)
   if results.membership is not None:
-    said += membership(results.membership)
+    said += membership(results.membership, results.membership_aside)
   if not said:
     said = ["No attack has finished in this folder, so nothing is known yet."]
   if results.extraction is None and results.outside and not results.data:
@@ -196,19 +196,37 @@ def _planted(found: dict) -> list[str]:
   return [f"{text}."]
 
 
-def membership(found: dict) -> list[str]:
-  """The strongest attack, as its AUC and its hits at 1% false alarms."""
-  scored = {k: v for k, v in found.items() if v.get("auc")}
-  if not scored:
+def membership(found: dict, aside: dict | None = None) -> list[str]:
+  """An attack named by a rule, the best of all, and controls that fail."""
+  name = claims.leading(found)
+  if name is None:
     return []
-  name = max(scored, key=lambda k: scored[k]["auc"][0])
-  best = scored[name]
-  value, low, high = best["auc"]
+  said = _attack(name, found[name])
+  attacks = claims.scored(found)
+  if len(attacks) > 1:
+    said.append(_best(name, found, attacks))
+  wrong, judged = checks.failures(aside or {})
+  if wrong:
+    said.append(
+      f"{len(wrong)} of {words.several(judged, 'control')} of membership "
+      f"failed, so read these numbers with care: {wrong[0][1]}"
+    )
+  return said
+
+
+def _attack(name: str, attack: dict) -> list[str]:
+  """Its AUC, and its hits at 1% false alarms."""
+  value, low, high = attack["auc"]
   ends = f"95% interval {low:.3f} to {high:.3f}"
   if low <= 0.5 <= high:
     said = [
       f"The {name} attack on the model cannot tell training images from "
       f"others: its AUC is {value:.3f} ({ends}), and 0.5 is guessing."
+    ]
+  elif high < 0.5:
+    said = [
+      f"The {name} attack ranks training images below others: its AUC is "
+      f"{value:.3f} ({ends}), worse than guessing, which gives 0.5."
     ]
   else:
     said = [
@@ -216,7 +234,7 @@ def membership(found: dict) -> list[str]:
       f"picks the training image with probability {value:.3f} (AUC; {ends}); "
       "guessing gives 0.5."
     ]
-  tpr = best.get("tpr@0.01")
+  tpr = attack.get("tpr@0.01")
   if tpr:
     said.append(
       f"At 1% false alarms the {name} attack recognises "
@@ -224,3 +242,24 @@ def membership(found: dict) -> list[str]:
       f"({words.interval(tpr[1:])})."
     )
   return said
+
+
+def _best(name: str, found: dict, attacks: dict) -> str:
+  """Which of the attacks reached most, and how this one came to be named."""
+  best = claims.best(found)
+  assert best is not None
+  top, (value, low, high), count = best
+  said = (
+    f"{name} is named here by a rule that looks at no result: "
+    f"{claims.rule(found)}. "
+  )
+  if top == name:
+    return f"{said}Of all {count} attacks it also has the highest AUC."
+  said += (
+    f"Of all {count} attacks {top} has the highest AUC, {value:.3f} "
+    f"({low:.3f} to {high:.3f}, which allows for being the best of {count})"
+  )
+  tpr = attacks[top].get("tpr@0.01")
+  if tpr:
+    said += f", and recognises {claims.rate(tpr)} at 1% false alarms"
+  return f"{said}."

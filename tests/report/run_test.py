@@ -128,7 +128,7 @@ def test_page_is_accessible(full):
   assert len(pictures) == 2 * (13 + 12 + 1) + 4
   assert all(p["alt"] and int(p["width"]) and p["height"] for p in pictures)
   drawings = shown.all("svg")
-  assert len(drawings) == 5
+  assert len(drawings) == 6
   assert all(d["role"] == "img" and d["aria-label"] for d in drawings)
   assert all(th.get("scope") for th in shown.all("th"))
   ids = [a["id"] for _, a in shown.tags if "id" in a]
@@ -316,10 +316,6 @@ def test_pictures_keep_their_pixels():
 def test_figures_of_nothing_are_absent():
   assert figures.yield_curve({}) is None
   assert figures.histogram({"histogram": {"edges": []}}) is None
-  assert figures.roc({}, {}) is None
-  assert figures.sweep(
-    "loss", {"sweep": [{"t": 1, "auc": [0.5, 0.4, 0.6]}]}
-  ) is (None)
   assert figures.training([{"step": 1, "loss": None}]) is None
 
 
