@@ -86,7 +86,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
     config.sample.update(per_prompt=4, steps=2)
-    config.prompts.minimum = 3
-    for section in (config.extraction, config.prompts, config.report):
-      section.gallery = 8
+    config.prompts.update(minimum=3, gallery=8)
+    config.extraction.update(gallery=8)
+    config.report.update(gallery=8)
   return config

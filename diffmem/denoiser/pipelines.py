@@ -58,18 +58,9 @@ def load(
   if isinstance(source, str | os.PathLike):
     folder = pipeline_files.locate(source)
     pipe = pipeline_files.load(folder, dtype=dtype, device=device)
-  unet: Any = getattr(pipe, "unet", None)
-  kind = type(unet).__name__
-  if kind not in ("UNet2DModel", "UNet2DConditionModel"):
-    raise ValueError(
-      f"{type(pipe).__name__} has {kind if unet is not None else 'no U-Net'}: "
-      "as a denoiser only UNet2DModel and UNet2DConditionModel are supported"
-    )
-  _check_conditions(unet)
-  unet.eval()
+  unet, text = _unet(pipe)
   schedule, prediction = _schedule(pipe.scheduler)
   coder = _coder(pipe)
-  text = kind == "UNet2DConditionModel"
   return Denoiser(
     eps=functools.partial(
       _eps,
@@ -110,7 +101,15 @@ def embed(pipe: Any, texts: Sequence[str]) -> Float[np.ndarray, "b tokens e"]:
   return found[0].float().cpu().numpy()
 
 
-def _check_conditions(unet: Any) -> None:
+def _unet(pipe: Any) -> tuple[Any, bool]:
+  """(the network, whether it takes prompts)."""
+  unet: Any = getattr(pipe, "unet", None)
+  kind = type(unet).__name__
+  if kind not in ("UNet2DModel", "UNet2DConditionModel"):
+    raise ValueError(
+      f"{type(pipe).__name__} has {kind if unet is not None else 'no U-Net'}: "
+      "as a denoiser only UNet2DModel and UNet2DConditionModel are supported"
+    )
   config = unet.config
   extra = config.get("addition_embed_type") or config.get("class_embed_type")
   if extra or config.get("encoder_hid_dim_type"):
@@ -119,6 +118,7 @@ def _check_conditions(unet: Any) -> None:
       f"({extra or config['encoder_hid_dim_type']}), as those of Stable "
       "Diffusion XL do: it is not supported as a denoiser"
     )
+  return unet.eval(), kind == "UNet2DConditionModel"
 
 
 def _schedule(scheduler: Any) -> tuple[Schedule, str]:

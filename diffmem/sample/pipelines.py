@@ -135,16 +135,9 @@ def run(
     _record(stage, pipe, n, repeated)
     if texts is not None:
       stage.record("truncated", _count_truncated(pipe, texts))
-    flagged = fill(
-      stage.folder, make, n=n, batch=given.batch, progress=progress
-    )
-    groups = np.arange(n) // given.per_prompt
-    if flagged is not None:
-      stage.record("flagged", np.flatnonzero(flagged))
-      groups[flagged] = -1
-      _warn_flagged(flagged)
-    if texts is not None:
-      bank.write_beside(stage.folder, prompts=texts, prompt_ids=groups)
+    batch = given.batch
+    flagged = fill(stage.folder, make, n=n, batch=batch, progress=progress)
+    _write_prompts(stage, texts, np.arange(n) // given.per_prompt, flagged)
 
 
 def generator(
@@ -371,8 +364,19 @@ def _record(stage: workdir.Stage, pipe: Any, n: int, repeated: int) -> None:
   )
 
 
-def _warn_flagged(flagged: Bool[np.ndarray, " n"]) -> None:
-  if flagged.any():
+def _write_prompts(
+  stage: workdir.Stage,
+  texts: tuple[str, ...] | None,
+  groups: Int[np.ndarray, " n"],
+  flagged: Bool[np.ndarray, " n"] | None,
+) -> None:
+  """Writes what the bank knows of prompts; flagged images have none."""
+  if flagged is not None:
+    stage.record("flagged", np.flatnonzero(flagged))
+    groups = np.where(flagged, -1, groups)
+  if texts is not None:
+    bank.write_beside(stage.folder, prompts=texts, prompt_ids=groups)
+  if flagged is not None and flagged.any():
     _log.warning(
       "sample: the pipeline's safety checker replaced %d of %d images by "
       "black; they are listed in meta.json and belong to no prompt",

@@ -70,16 +70,19 @@ def run(
       _check_same(stage, found.params)
       _log.info("train: converted before, kept (%s)", stage.folder)
       return
-    params = jax.device_put(found.params)
-    with checkpoint.Checkpointer(stage.folder / "checkpoints") as checkpointer:
-      meta = workdir.plain(config)
-      checkpointer.save(train["steps"], {"ema": params}, meta=meta)
-      checkpointer.wait()
+    _write(stage, found.params, train["steps"], workdir.plain(config))
     stage.record("shape", shape)
     stage.record("parameters", size)
-    stage.record("weights", fit.digest(params))
     stage.record("images", len(split.training_rows))
     stage.record("converted", {"from": os.fspath(source)})
+
+
+def _write(stage: workdir.Stage, params: Any, step: int, meta: dict) -> None:
+  params = jax.device_put(params)
+  with checkpoint.Checkpointer(stage.folder / "checkpoints") as checkpointer:
+    checkpointer.save(step, {"ema": params}, meta=meta)
+    checkpointer.wait()
+  stage.record("weights", fit.digest(params))
 
 
 def _check(
