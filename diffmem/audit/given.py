@@ -158,8 +158,15 @@ def of_denoiser(
   attacks = attacks or {name: {} for name in ATTACKS}
   given.check(attacks, t)
   diffmem.data.prepare_given(root / "data", seed=seed, **config["data"])
-  options = dict(n=n, batch=batch, seed=seed, progress=progress)
-  generators.run_denoiser(root, denoiser, steps=steps, **options)
+  generators.run_denoiser(
+    root,
+    denoiser,
+    steps=steps,
+    n=n,
+    batch=batch,
+    seed=seed,
+    progress=progress,
+  )
   given.run(
     root,
     denoiser,

@@ -14,6 +14,7 @@ from etils import epath
 
 import diffmem.data
 from diffmem import workdir
+from diffmem.data import given
 from diffmem.distances import run as search
 from diffmem.extraction import prompts_run as ask_prompts
 from diffmem.extraction import run as extract
@@ -68,6 +69,7 @@ def run(
   root = workdir.of(root, data or {})
   known = train is not None
   if train is not None:
+    assert data is not None
     fit_model(
       root,
       seed=seed,
@@ -80,19 +82,19 @@ def run(
     )
     if not workdir.path(root).joinpath("train").exists():
       sample = None  # there is no model but the shadows
-  elif data is not None and data["path"] is not None:
+  outside = None
+  if train is None and data is not None and data["path"] is not None:
     check_given(data)
-    known = True
-  outside = known and train is None
+    known, outside = True, data
   if outside and sample is not None and "pipeline" in sample:
     # Before hours of sampling; pipelines draw in colour.
-    diffmem.data.prepare_given(_data(root), seed=seed, channels=3, **data)
+    diffmem.data.prepare_given(_data(root), seed=seed, channels=3, **outside)
   if sample is not None:
     generate.run(root, seed=seed, sample=sample, progress=progress)
   if outside:
     channels = bank.open_bank(root).shape[-1]
     diffmem.data.prepare_given(
-      _data(root), seed=seed, channels=channels, **data
+      _data(root), seed=seed, channels=channels, **outside
     )
   if known and distances and extraction:
     _check_sizes(root)
@@ -121,7 +123,7 @@ def check_given(data: dict) -> None:
   """Raises for paths where nothing is, before generations are read."""
   for key in ("path", "held_out"):
     if isinstance(data[key], str | os.PathLike):
-      diffmem.data.given.source(data[key])
+      given.source(data[key])
 
 
 def _check_sizes(root: str | os.PathLike) -> None:
@@ -223,7 +225,11 @@ def ask(
   root: str | os.PathLike, *, seed: int, prompts: dict, progress: bool = True
 ) -> None:
   """The prompts stage, where the bank knows its prompts."""
-  reason = ask_prompts.untestable(bank.open_bank(root), prompts["minimum"])
+  reason = ask_prompts.untestable(
+    bank.open_bank(root),
+    prompts["minimum"],
+    calibrate=prompts["edge"] is None,
+  )
   if reason is not None:
     _log.info("prompts: skipped, %s", reason)
     return

@@ -100,21 +100,25 @@ def run(
       mirror=searched["config"].get("distances", {}).get("mirror", False),
       **extraction,
     )
-    other = features and second_run.run(
-      root,
-      dataset,
-      split,
-      bank,
-      section=features,
-      parts=_equal_parts(split, seed),
-      found=found,
-      false_match_rate=extraction["false_match_rate"],
-      seed=seed,
-      of=str(searched["inputs"].get("bank", "")),
-      progress=progress,
+    other = (
+      None
+      if features is None
+      else second_run.run(
+        root,
+        dataset,
+        split,
+        bank,
+        section=features,
+        parts=_equal_parts(split, seed),
+        found=found,
+        false_match_rate=extraction["false_match_rate"],
+        seed=seed,
+        of=str(searched["inputs"].get("bank", "")),
+        progress=progress,
+      )
     )
     gallery = extraction["gallery"]
-    _write(stage.folder, dataset, split, bank, found, other or None, gallery)
+    _write(stage.folder, dataset, split, bank, found, other, gallery)
     stage.record("unique", found.results["unique"])
 
 

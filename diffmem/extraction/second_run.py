@@ -108,7 +108,7 @@ def run(
   }
   smaller = {}
   for name, part in parts.items():
-    some = second.subset(vectors[name], ids[name], part)
+    some = second.subset(np.asarray(vectors[name]), ids[name], part)
     smaller[name] = second.searched(part, queries, some, made.metric)
   other = second.extract(
     sets["members"],

@@ -46,7 +46,7 @@ class Preparation:
       )
     pixels = np.repeat(images, 3 // images.shape[3], axis=3)
     made = np.stack([self._resized(image) for image in pixels])
-    mean, std = np.float32(self.mean), np.float32(self.std)
+    mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
     return (made.astype(np.float32) / 255 - mean) / std
 
   def _resized(

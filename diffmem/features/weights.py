@@ -49,5 +49,5 @@ def of_arrays(arrays: dict[str, np.ndarray]) -> str:
 def write(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
   """Writes an .npz whole or not at all."""
   packed = io.BytesIO()
-  np.savez(packed, **arrays)
+  np.savez(packed, **arrays)  # pyright: ignore[reportArgumentType]
   workdir.write_bytes(path, packed.getvalue())

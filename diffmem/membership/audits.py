@@ -134,7 +134,9 @@ def of_one_run(
       continue
     scores = one.scores[0]
     rows = np.flatnonzero(audited & np.isfinite(scores))
-    options = dict(delta=delta, significance=significance, seed=seed)
+    options: dict[str, Any] = dict(
+      delta=delta, significance=significance, seed=seed
+    )
     result[one.name] = {
       **one_run.audit(
         scores[rows], inside[rows], outside=outside, part=part, **options

@@ -125,7 +125,7 @@ def summary(
   """
   most = np.log2(reference)
   rank = np.round(2 ** (most - exposures))
-  p = scipy.stats.combine_pvalues(np.minimum(rank / (reference + 1), 1.0))
+  p: Any = scipy.stats.combine_pvalues(np.minimum(rank / (reference + 1), 1.0))
   return {
     "canaries": len(exposures),
     "mean": float(exposures.mean()),

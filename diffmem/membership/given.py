@@ -101,6 +101,6 @@ def _write(
     rows.writerow([i, member, member, "report", *scores])
   workdir.write_bytes(folder / "scores.csv", text.getvalue().encode())
   packed = io.BytesIO()
-  np.savez_compressed(packed, **curves)
+  np.savez_compressed(packed, **curves)  # pyright: ignore[reportArgumentType]
   workdir.write_bytes(folder / "roc.npz", packed.getvalue())
   workdir.write_json(folder / "results.json", results)

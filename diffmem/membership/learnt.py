@@ -8,6 +8,8 @@
 Each is a section of the membership config, or None there.
 """
 
+from typing import Any
+
 import numpy as np
 
 from diffmem import stats
@@ -106,7 +108,9 @@ def with_thresholds(
   features, _ = quantile.pixels(
     images, images[calibration], components=components
   )
-  options = dict(fpr=fpr, regressor=regressor, bags=bags, seed=seed)
+  options: dict[str, Any] = dict(
+    fpr=fpr, regressor=regressor, bags=bags, seed=seed
+  )
   by_time = np.empty((*base.scores.shape, 1))
   for m, scores in enumerate(base.scores):
     for at, known in (

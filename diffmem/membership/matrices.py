@@ -13,6 +13,7 @@ membership through any statistic that depends on them, even of pure noise.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -53,18 +54,18 @@ def averaged(
     augmentations: whether to average these too; otherwise they stay as the
       last axis, one long where there are none.
   """
-  losses = np.asarray(losses, np.float64)
-  if not axes <= losses.ndim <= axes + 2:
+  values: Any = np.asarray(losses, np.float64)
+  if not axes <= values.ndim <= axes + 2:
     raise ValueError(
-      f"losses have shape {losses.shape}: expected {axes} axes, then none, "
+      f"losses have shape {values.shape}: expected {axes} axes, then none, "
       "[draws] or [draws, augmentations]"
     )
-  if losses.ndim == axes:
-    losses = losses[..., None]
-  losses = losses.mean(axis=axes)
-  if losses.ndim == axes:
-    return losses if augmentations else losses[..., None]
-  return losses.mean(axis=-1) if augmentations else losses
+  if values.ndim == axes:
+    values = values[..., None]
+  values = values.mean(axis=axes)
+  if values.ndim == axes:
+    return values if augmentations else values[..., None]
+  return values.mean(axis=-1) if augmentations else values
 
 
 def check(

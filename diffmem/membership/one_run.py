@@ -87,7 +87,8 @@ def epsilon_lower(
   high = 1.0
   while excess(high) < 0:
     high *= 2
-  return float(scipy.optimize.brentq(excess, 0.0, high, xtol=1e-9))
+  root: Any = scipy.optimize.brentq(excess, 0.0, high, xtol=1e-9)
+  return float(root)
 
 
 def count(

@@ -26,6 +26,8 @@ population of pool images, whose membership need not be known, is
 Zarifzadeh et al., "Low-Cost High-Power Membership Inference Attacks", 2024.
 """
 
+from typing import Any
+
 import numpy as np
 import scipy.special
 
@@ -70,7 +72,9 @@ def score(
     ValueError: an image is IN or OUT of too few models, a loss is not finite,
       losses do not vary, options or shapes disagree.
   """
-  options = dict(variant=variant, a=a, statistic=statistic, scale=scale)
+  options: dict[str, Any] = dict(
+    variant=variant, a=a, statistic=statistic, scale=scale
+  )
   ratio = log_ratio(target, shadows, masks, **options)
   if not gamma > 0:
     raise ValueError(f"gamma = {gamma}: expected more than 0")

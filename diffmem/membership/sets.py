@@ -178,7 +178,7 @@ def scored(
 def _one(suspect, outside, learn: float, seed: int) -> float:
   """The p-value of one division."""
   high, low = scored(suspect, outside, learn, seed)
-  found = scipy.stats.ttest_ind(
+  found: Any = scipy.stats.ttest_ind(
     high, low, equal_var=False, alternative="greater"
   )
   return float(found.pvalue)

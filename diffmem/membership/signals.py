@@ -279,7 +279,8 @@ def _check_finite(
   block: Float[np.ndarray, "b t ..."],
 ) -> None:
   """FloatingPointError naming images and times; row 0 is image `start`."""
-  bad = ~np.isfinite(block).reshape(*block.shape[:2], -1).all(2)
+  finite = np.isfinite(block).reshape(*block.shape[:2], -1)
+  bad: Any = ~finite.all(2)
   if not bad.any():
     return
   first = names[start + np.flatnonzero(bad.any(1))]

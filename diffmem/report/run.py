@@ -50,7 +50,8 @@ def run(
   with workdir.stage(
     root, "report", config={"report": report}, inputs=inputs, replace=True
   ) as stage:
-    summary = summarize(results, report) | {"labels": by_hand}
+    summary: dict[str, Any] = summarize(results, report)
+    summary["labels"] = by_hand
     look = {key: report[key] for key in ("title", "gallery")}
     sheet = sheets.render(results, **look)
     text = page.render(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import diffmem.data
 from diffmem import workdir
+from diffmem.data import splits
 from diffmem.train import run as fit
 
 _log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def run(
   count = 0 if split.shadows is None else len(split.shadows)
   which = range(count) if which is None else which
   for i in which:
-    diffmem.data.splits.of_shadow(split, i)  # refuses what there is not
+    splits.of_shadow(split, i)  # refuses what there is not
   if not which:
     raise ValueError(
       "data.split.shadows=0: ask for an even number of shadow models"

@@ -79,7 +79,7 @@ def test_arrays_are_kept(tmp_path):
 def test_changed_data_are_refused(files, tmp_path):
   folder = tmp_path / "data"
   prepare(folder, *files)
-  with pytest.raises(ValueError, match="held_out was .*, is None"):
+  with pytest.raises(ValueError, match=r"held_out was .*, is None"):
     prepare(folder, files[0])
   with pytest.raises(ValueError, match="another split"):
     prepare(folder, *files, calibration=0.75)
@@ -109,7 +109,7 @@ def test_what_does_not_fit_together(tmp_path):
     prepare(tmp_path / "a", TRAINING, np.zeros((3, 2, 2, 3), np.uint8))
   with pytest.raises(ValueError, match="0 of its 7 images are distinct"):
     prepare(tmp_path / "b", TRAINING, TRAINING)
-  with pytest.raises(ValueError, match="calibration = 1.0"):
+  with pytest.raises(ValueError, match=r"calibration = 1\.0"):
     prepare(tmp_path / "c", TRAINING, OTHERS, calibration=1.0)
 
 
