@@ -123,14 +123,17 @@ def cases(kind: str, found: dict | None) -> dict[str, dict]:
 
 
 def failures(aside: dict) -> tuple[list[tuple[str, str]], int]:
-  """([(kind, what it says)] of failed controls, how many were judged)."""
+  """([(kind, what it says)] of failed controls, how many were judged).
+
+  The blind classifier comes first: if the split leaks, all else is moot.
+  """
   wrong, judged = [], 0
   for kind in CONTROLS:
     for case in cases(kind, (aside.get("_controls") or {}).get(kind)).values():
       judged += case.get("passes") is not None
       if case.get("passes") is False:
         wrong.append((kind, case["says"]))
-  return wrong, judged
+  return sorted(wrong, key=lambda one: one[0] != "blind"), judged
 
 
 def joined(aside: dict) -> dict[str, Any] | None:
@@ -148,7 +151,7 @@ def joined(aside: dict) -> dict[str, Any] | None:
       top = part.get("top") or {}
       rows.append(
         {
-          "name": name if what == "all members" else "",
+          "name": name,
           "what": what,
           "extracted": words.count(part["extracted"]),
           "members": words.count(part["members"]),
@@ -182,10 +185,10 @@ def canaries(aside: dict) -> dict[str, Any] | None:
   rows, kinds = [], kinds_of(found)
   for kind, one in kinds.items():
     by = sorted(one["by_copies"].items(), key=lambda x: int(x[0]))
-    for i, (copies, at) in enumerate(by):
+    for copies, at in by:
       rows.append(
         {
-          "kind": kind if i == 0 else "",
+          "kind": kind,
           "copies": "never (control)" if int(copies) == 0 else copies,
           "canaries": words.count(at["canaries"]),
           "mean": f"{at['mean']:.2f}",

@@ -214,9 +214,16 @@ def _averaging(attacks: dict) -> Iterable[dict]:
       f"{PAPER}, section 5.2",
       told(last[AT], first[AT]),
       f"From {words.several(first['draws'], 'draw')} to {last['draws']}, "
-      f"{rate(first[AT])} become {rate(last[AT])} at 1% false alarms, and an "
-      f"AUC of {first['auc'][0]:.3f} becomes {last['auc'][0]:.3f}.",
+      f"{rate(first[AT])} become {rate(last[AT])} at 1% false alarms, and the "
+      f"AUC goes {_way(first['auc'], last['auc'])}from {first['auc'][0]:.3f} "
+      f"to {last['auc'][0]:.3f}.",
     )
+
+
+def _way(first: Sequence[float], last: Sequence[float]) -> str:
+  return {1: "clearly up, ", -1: "clearly down, "}.get(
+    told(last, first) or 0, ""
+  )
 
 
 def _draws(attack: dict, views: int | None = None) -> list[dict]:

@@ -119,7 +119,7 @@ def _thinned(fpr: np.ndarray, tpr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   fpr, tpr = fpr[keep], tpr[keep]
   if len(fpr) <= 400:
     return fpr, tpr
-  bins = np.floor(np.log(np.maximum(fpr, 1e-9)) * 40)
+  bins = np.floor(np.log(np.maximum(fpr, 1e-9)) * 24)
   last = np.r_[bins[1:] != bins[:-1], True]
   last[0] = True
   last |= np.r_[True, last[:-1]]

@@ -151,33 +151,28 @@ def choosing(membership: dict, aside: dict) -> list[str]:
   """How times were chosen, and on how many images the numbers stand."""
   attacks = claims.scored(membership)
   said = []
-  models = {a["models"] for a in attacks.values() if a.get("models")}
-  many = max(models, default=1)
-  unit = "pairs of an image and a model" if many > 1 else "images"
+  many = max((a.get("models") or 1 for a in attacks.values()), default=1)
+  unit = " (pairs of an image and a model)" if many > 1 else ""
   if many > 1:
     said.append(
       f"{words.count(many)} models were attacked in turn; an image is a member "
       "of some and not of others, so counts are of pairs of an image and a "
       "model. Intervals are over images."
     )
-  counts = same_counts(membership)
-  if counts:
-    said.append(
-      f"The numbers come from {counts} {unit}, members / non-members."
-    )
+  if same_counts(membership):
+    one = next(iter(attacks.values()))
+    said.append(f"The numbers come from {_members(one)}{unit}.")
   several = [
     a for a in attacks.values() if len(a.get("sweep") or []) > 1
   ]  # those with something to choose
   chosen = [a["chosen"] for a in several if a.get("chosen")]
   on = (aside.get("_parts") or {}).get("choose")
   if chosen:
-    on = on or chosen[0].get("on") or {}
     rules = sorted({CRITERIA.get(c["criterion"]) or "?" for c in chosen})
     said.append(
       f"The noise level t was chosen by {words.joined(rules)}, on "
-      f"{words.count(on.get('members', 0))} members and "
-      f"{words.count(on.get('non_members', 0))} non-members ({unit}) that none "
-      "of these numbers comes from."
+      f"{_members(on or chosen[0].get('on') or {})}{unit} that none of these "
+      "numbers comes from."
     )
   elif several:
     said.append(
@@ -186,10 +181,17 @@ def choosing(membership: dict, aside: dict) -> list[str]:
   return said
 
 
-def same_counts(membership: dict) -> str:
-  """Members / non-members where they are the same for all attacks."""
-  counts = {_images(a) for a in claims.scored(membership).values()} - {"–"}
-  return counts.pop() if len(counts) == 1 else ""
+def same_counts(membership: dict) -> bool:
+  """Whether all attacks are reported on as many images."""
+  counts = {_images(a) for a in claims.scored(membership).values()}
+  return len(counts) == 1 and counts != {"–"}
+
+
+def _members(counts: dict) -> str:
+  return (
+    f"{words.several(counts.get('members', 0), 'member')} and "
+    f"{words.several(counts.get('non_members', 0), 'non-member')}"
+  )
 
 
 def upside_down(membership: dict) -> list[str]:
@@ -373,7 +375,7 @@ def relations(found: dict) -> list[dict[str, str]]:
       rows.append(
         {
           "what": what,
-          "rho": f"{one['rho']:.2f}",
+          "rho": f"{one['rho']:.2f}".replace("-", "−"),
           "p": words.probability(one["p"]),
           "images": words.count(one["images"]),
         }
@@ -390,9 +392,9 @@ def _ends(value: Any, how) -> tuple[str, str]:
   return how(value[0]), words.interval(value[1:], how)
 
 
-def _at(values: Any, i: int) -> Any:
+def _at(values, i: int) -> Any:
   return values[i] if values is not None and i < len(values) else None
 
 
 def _number(value: Any) -> str:
-  return "" if value is None else f"{value:.3g}"
+  return "" if value is None else f"{value:.3g}".replace("-", "−")

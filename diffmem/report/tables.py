@@ -55,10 +55,11 @@ def headline(results: Results) -> list[dict[str, str]]:
   if results.prompts is not None:
     rows.append(_prompts_row(results.prompts))
   membership = results.membership or {}
-  named = list(membership)
+  named: list[str] = list(membership)
   if len(named) > 2:  # the others are told in their own section
     best = claims.best(membership) or ("",)
-    named = [n for n in named if n in (claims.leading(membership), best[0])]
+    told = {claims.leading(membership), best[0]}
+    named = [name for name in membership if name in told]
   for name in named:
     rows += _attack_rows(name, membership[name])
   return rows
