@@ -82,14 +82,18 @@ def _together(each: dict[str, dict]) -> str:
     ("auc", "AUC"),
     ("auc_against_non_members", "AUC of generated images over non-members"),
   ):
-    values = [c.get(key) for c in each.values() if c.get(key) is not None]
+    values: list[Any] = [c[key] for c in each.values() if c.get(key)]
     if values:
-      flat = [v[0] if isinstance(v, list | tuple) else v for v in values]
+      flat: list[float] = [
+        v[0] if isinstance(v, list | tuple) else v for v in values
+      ]
       said = f"{what} {min(flat):.3f} to {max(flat):.3f}"
       break
   else:
     return ""
-  rates = [c["mean_realised_fpr"] for c in each.values() if _has_rate(c)]
+  rates: list[float] = [
+    c["mean_realised_fpr"] for c in each.values() if _has_rate(c)
+  ]
   if rates:
     asked = next(c["nominal_fpr"] for c in each.values() if _has_rate(c))
     said += (

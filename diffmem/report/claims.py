@@ -346,8 +346,8 @@ def _outliers(aside: dict) -> dict | None:
     (gap["rho"] > 0) if sure else None,
     f"Spearman’s rank correlation of {what} ({found.get('attack')}) with its "
     f"distance to its {isolation.get('neighbours')} nearest others is "
-    f"{gap['rho']:.2f} over {words.count(gap['images'])} images (probability "
-    f"by chance {words.probability(gap['p'])}).",
+    f"{words.signed(gap['rho'])} over {words.count(gap['images'])} images "
+    f"(probability by chance {words.probability(gap['p'])}).",
   )
 
 

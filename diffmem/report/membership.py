@@ -375,7 +375,7 @@ def relations(found: dict) -> list[dict[str, str]]:
       rows.append(
         {
           "what": what,
-          "rho": f"{one['rho']:.2f}".replace("-", "−"),
+          "rho": words.signed(one["rho"]),
           "p": words.probability(one["p"]),
           "images": words.count(one["images"]),
         }
@@ -397,4 +397,4 @@ def _at(values, i: int) -> Any:
 
 
 def _number(value: Any) -> str:
-  return "" if value is None else f"{value:.3g}".replace("-", "−")
+  return "" if value is None else words.signed(value, ".3g")

@@ -39,6 +39,11 @@ def decimal(x: int | float) -> str:
   return f"{x:.3f}"
 
 
+def signed(x: int | float, form: str = ".2f") -> str:
+  """-0.25 -> "−0.25", with a minus that is one."""
+  return f"{x:{form}}".replace("-", "−")
+
+
 def distance(x: int | float) -> str:
   """Four decimals; exactly 0 says so."""
   return "0" if x == 0 else f"{x:.4f}"

@@ -275,3 +275,66 @@ def workdir(tmp_path):
 def whole(tmp_path_factory):
   """A folder in which every stage has finished; not to be written to."""
   return Workdir(tmp_path_factory.mktemp("whole")).all()
+
+
+def numbers(auc, tpr, width=0.02, kind="model", t=(10, 30, 100), **more):
+  """An attack whose numbers have intervals of one width."""
+
+  def ends(x):
+    return [x, max(x - width, 0.0), min(x + width, 1.0)]
+
+  peak = {10: 0.1, 30: 0.0, 100: 0.05}
+  return {
+    "auc": ends(auc),
+    "tpr@0.01": ends(tpr),
+    "tpr@0.001": None,
+    "t": 30,
+    "kind": kind,
+    "models": 8,
+    "members": 400,
+    "non_members": 400,
+    "chosen": {"t": 30, "criterion": "auc", "on": {}},
+    "transferred": {
+      "fpr": 0.01,
+      "threshold": 1.0,
+      "set_by": "calibration images",
+      "set_on": 599,
+      "realised_fpr": [0.03, 0.02, 0.04],
+      "tpr": ends(tpr),
+    },
+    "sweep": [
+      {"t": x, "auc": ends(auc - peak[x]), "tpr@0.01": ends(tpr)} for x in t
+    ],
+    "by_draws": [
+      {
+        "draws": d,
+        "augment": views,
+        "auc": ends(auc - 0.1 / d),
+        "tpr@0.01": ends(tpr * (1 - 0.5 / d) * (1 + 0.1 * (len(views) - 1))),
+      }
+      for views in (["identity"], ["identity", "flip"])
+      for d in (1, 16)
+    ],
+    **more,
+  }
+
+
+@pytest.fixture
+def attack():
+  """Makes the results of one attack."""
+  return numbers
+
+
+@pytest.fixture
+def attacks():
+  """Eight attacks, those with shadow models last, as a run leaves them."""
+  return {
+    "loss": numbers(0.80, 0.10),
+    "pia": numbers(0.85, 0.30),
+    "secmi": numbers(0.70, 0.09),
+    "pian": numbers(0.40, 0.01),
+    "rmia": numbers(0.97, 0.60, kind="shadow", attack="rmia"),
+    "lira": numbers(0.95, 0.50, kind="shadow", attack="lira"),
+    "sima": numbers(0.82, 0.20),
+    "gradients": numbers(0.81, 0.15, kind="shadow", attack="gradients"),
+  }

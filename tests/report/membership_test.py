@@ -6,12 +6,9 @@ import io
 import math
 
 import numpy as np
-import pytest
-import scipy.stats
 
 from diffmem.report import (
   checks,
-  claims,
   figures_membership,
   membership,
   page,
@@ -20,62 +17,6 @@ from diffmem.report import (
 )
 
 HOSTILE = "<script>alert(1)</script> $\\frac{1}{0}$"
-
-
-def attack(auc, tpr, width=0.02, kind="model", t=(10, 30, 100), **more):
-  """An attack whose numbers have intervals of one width."""
-
-  def ends(x):
-    return [x, max(x - width, 0.0), min(x + width, 1.0)]
-
-  peak = {10: 0.1, 30: 0.0, 100: 0.05}
-  return {
-    "auc": ends(auc),
-    "tpr@0.01": ends(tpr),
-    "tpr@0.001": None,
-    "t": 30,
-    "kind": kind,
-    "models": 8,
-    "members": 400,
-    "non_members": 400,
-    "chosen": {"t": 30, "criterion": "auc", "on": {}},
-    "transferred": {
-      "fpr": 0.01,
-      "threshold": 1.0,
-      "set_by": "calibration images",
-      "set_on": 599,
-      "realised_fpr": [0.03, 0.02, 0.04],
-      "tpr": ends(tpr),
-    },
-    "sweep": [
-      {"t": x, "auc": ends(auc - peak[x]), "tpr@0.01": ends(tpr)} for x in t
-    ],
-    "by_draws": [
-      {
-        "draws": d,
-        "augment": views,
-        "auc": ends(auc - 0.1 / d),
-        "tpr@0.01": ends(tpr * (1 - 0.5 / d) * (1 + 0.1 * (len(views) - 1))),
-      }
-      for views in (["identity"], ["identity", "flip"])
-      for d in (1, 16)
-    ],
-    **more,
-  }
-
-
-def several():
-  """Eight attacks, those with shadow models last, as a run leaves them."""
-  return {
-    "loss": attack(0.80, 0.10),
-    "pia": attack(0.85, 0.30),
-    "secmi": attack(0.70, 0.09),
-    "pian": attack(0.40, 0.01),
-    "rmia": attack(0.97, 0.60, kind="shadow", attack="rmia"),
-    "lira": attack(0.95, 0.50, kind="shadow", attack="lira"),
-    "sima": attack(0.82, 0.20),
-    "gradients": attack(0.81, 0.15, kind="shadow", attack="gradients"),
-  }
 
 
 def says(passes, text, **more):
@@ -236,128 +177,18 @@ def shown(attacks, beside):
   return Page(made)
 
 
-@pytest.fixture(scope="module")
-def whole():
-  """The page with everything on it."""
-  return shown(several(), aside())
-
-
-def test_the_attack_of_the_first_sentence_is_named_by_a_rule():
-  attacks = several()
-  assert claims.leading(attacks) == "lira"  # although rmia has the best AUC
-  del attacks["lira"]
-  assert claims.leading(attacks) == "rmia"  # the first with shadow models
-  for name in ("rmia", "gradients"):
-    del attacks[name]
-  assert claims.leading(attacks) == "loss"  # the first, although pia is better
-  assert claims.leading({}) is None
-  assert claims.leading({"loss": {"auc": None}}) is None
-
-
-def test_the_best_is_told_as_the_best_of_so_many():
-  name, (value, low, high), count = claims.best(several())
-  assert (name, value, count) == ("rmia", 0.97, 8)
-  assert low < 0.95
-  assert 0.99 < high < 1
-  said = verdict.membership(several(), {})
-  assert (
-    "lira attack picks the training image with probability 0.950" in (said[0])
-  )
-  assert "by a rule that looks at no result" in said[2]
-  assert "Of all 8 attacks rmia has the highest AUC, 0.970" in said[2]
-  assert "best of 8" in said[2]
-  assert len(said) == 3
-  said = verdict.membership({"loss": attack(0.9, 0.5), "pia": attack(0.6, 0.1)})
-  assert said[-1].endswith("Of all 2 attacks it also has the highest AUC.")
-
-
-def test_the_interval_of_the_best_is_bonferronis():
-  value, low, high = claims.allowed([0.7, 0.68, 0.72], 10)
-  ratio = scipy.stats.norm.isf(0.0025) / scipy.stats.norm.isf(0.025)
-  want = scipy.special.logit(0.7) - ratio * (
-    scipy.special.logit(0.7) - scipy.special.logit(0.68)
-  )
-  assert value == 0.7
-  assert low == pytest.approx(scipy.special.expit(want))
-  assert high > 0.72
-  assert claims.allowed([0.7, 0.68, 0.72], 1) == pytest.approx(
-    [0.7, 0.68, 0.72]
-  )
-  assert claims.allowed([1.0, 0.9, 1.0], 5) == [1.0, 0.9, 1.0]
-
-
-def test_failed_controls_and_attacks_below_guessing_are_in_the_first_lines():
-  said = " ".join(verdict.membership(several(), aside()))
+def test_failed_controls_and_attacks_below_guessing_are_in_the_first_lines(
+  attacks, attack
+):
+  said = " ".join(verdict.membership(attacks, aside()))
   assert "2 of 6 controls of membership failed" in said
   assert "By pixels alone they can be told apart." in said
   said = verdict.membership({"pian": attack(0.4, 0.01)}, {})
   assert "worse than guessing" in said[0]
 
 
-def told(attacks, beside, words):
-  rows = claims.tested(attacks, beside)
-  return next(row for row in rows if words in row["claim"])
-
-
-def test_claims_hold_fail_or_stay_open():
-  attacks = several()
-  row = told(attacks, {}, "LiRA recognises more than one threshold")
-  assert row["holds"] is True
-  assert "lira recognises 50% (48% to 52%)" in row["says"]
-  assert "the loss threshold 10% (8% to 12%)" in row["says"]
-  attacks["lira"]["tpr@0.01"] = [0.11, 0.09, 0.13]
-  assert told(attacks, {}, "LiRA recognises")["holds"] is None
-  attacks["lira"]["tpr@0.01"] = [0.05, 0.04, 0.06]
-  assert told(attacks, {}, "LiRA recognises")["holds"] is False
-  attacks["lira"]["tpr@0.01"] = None
-  assert not [
-    r for r in claims.tested(attacks, {}) if r["claim"].startswith("LiRA")
-  ]
-
-
-def test_other_attacks_are_sorted_by_what_they_do():
-  row = told(several(), {}, "other attacks recognise more")
-  assert row["holds"] is False
-  assert "clearly more: pia 30%, sima 20% and gradients 15%" in row["says"]
-  assert "not told apart: secmi 9%" in row["says"]
-  assert "clearly less: pian 1%" in row["says"]
-
-
-def test_draws_augmentation_and_time():
-  attacks = several()
-  assert told(attacks, {}, "noise draws helps (lira)")["holds"] is True
-  assert told(attacks, {}, "noise draws helps (loss)")["holds"] is True
-  row = told(attacks, {}, "over augmentations helps (lira)")
-  assert row["holds"] is True
-  assert "With identity alone" in row["says"]
-  row = told(attacks, {}, "noise level")
-  assert row["holds"] is True
-  assert "inside for loss (t = 30)" in row["says"]
-  for entry in attacks["pia"]["sweep"]:
-    entry["auc"] = [1 - entry["t"] / 1000, 0.0, 1.0]
-  row = told(attacks, {}, "noise level")
-  assert row["holds"] is None
-  assert "at the lower end for pia (t = 10), where times beyond" in row["says"]
-  row = told({"pia": attacks["pia"]}, {}, "noise level")
-  assert row["holds"] is False
-
-
-def test_training_outliers_and_copies():
-  beside = aside()
-  row = told({}, beside, "Longer training")
-  assert row["holds"] is True
-  assert "from 0.700 (0.690 to 0.710) to 0.800" in row["says"].replace(
-    "goes ", ""
-  )
-  row = told({}, beside, "Images unlike all others")
-  assert row["holds"] is False  # the correlation is negative
-  beside["_images"]["isolation"]["gap"]["p"] = 0.2
-  assert told({}, beside, "Images unlike")["holds"] is None
-  attacks = {"loss": attack(0.8, 0.1, by_copies={"50": [1.0, 0.99, 1.0]})}
-  assert told(attacks, {}, "several times")["holds"] is True
-
-
-def test_page_shows_everything(whole):
+def test_page_shows_everything(attacks):
+  whole = shown(attacks, aside())
   for words in (
     "With shadow models",
     "With the model alone",
@@ -397,8 +228,8 @@ def test_page_shows_everything(whole):
   assert set(links) <= set(ids)
 
 
-def test_attacks_are_sorted_within_their_part():
-  shadow, alone = membership.groups(several())
+def test_attacks_are_sorted_within_their_part(attacks):
+  shadow, alone = membership.groups(attacks)
   assert [r["name"] for r in shadow["rows"]] == ["rmia", "lira", "gradients"]
   assert [r["name"] for r in alone["rows"]] == [
     "pia",
@@ -410,8 +241,8 @@ def test_attacks_are_sorted_within_their_part():
   assert [r["name"] for r in shadow["rows"] if r["leading"]] == ["lira"]
 
 
-def test_many_attacks_stay_legible():
-  attacks = several() | {f"more_{i}": attack(0.6, 0.05) for i in range(20)}
+def test_many_attacks_stay_legible(attacks, attack):
+  attacks = attacks | {f"more_{i}": attack(0.6, 0.05) for i in range(20)}
   bright = figures_membership.highlighted(attacks)
   assert bright == ["lira", "loss", "rmia", "pia", "sima"]
   line = np.linspace(0, 1, 5000)
@@ -463,7 +294,7 @@ def test_bounds_that_refute_nothing_are_no_proof():
   assert "at once" not in checks.one_run(beside)["says"]
 
 
-def test_untrusted_names_stay_text():
+def test_untrusted_names_stay_text(attack):
   beside = aside()
   beside["_controls"]["blind"]["says"] = HOSTILE
   beside["_images"]["attack"] = HOSTILE
@@ -471,8 +302,8 @@ def test_untrusted_names_stay_text():
     "noise"
   )
   beside["_joined"] = {"skipped": HOSTILE}
-  attacks = {HOSTILE: attack(0.7, 0.1, source=HOSTILE, t=(10, 30, 100))}
-  made = shown(attacks, beside)
+  hostile = {HOSTILE: attack(0.7, 0.1, source=HOSTILE)}
+  made = shown(hostile, beside)
   assert HOSTILE in made.text
   assert not [tag for tag, _ in made.tags if tag == "script"]
 

@@ -29,6 +29,11 @@ def test_times():
   assert words.seconds(None) == ""
 
 
+def test_signs():
+  assert words.signed(-0.254) == "−0.25"
+  assert words.signed(58.14, ".3g") == "58.1"
+
+
 def test_probabilities():
   assert words.probability(0.0312) == "0.031"
   assert words.probability(3e-7) == "below 10⁻⁶"
