@@ -92,9 +92,9 @@ def control(
   """AUC of each classifier, pooled over models; passes unless above 1/2.
 
   Resampling the images does not show that a classifier fitted on others would
-  score them otherwise, so that intervals are too short by a third or so. An
-  AUC counts as above 1/2 where its 98% interval is: on digits, split fairly,
-  about one run in thirty.
+  score them otherwise, so that intervals are too short, and there are two
+  classifiers. An AUC counts as above 1/2 where its 98% interval is: in 6 of
+  100 fair splits of digits (8 with the 95% interval).
 
   Args:
     images: of members and non-members.
