@@ -93,6 +93,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       backend="pmap",
     ),
     distances=dict(k=51, block=2048, mirror=False),
+    features=dict(  # a second distance
+      name=placeholder(str),  # descriptor, classifier, clip, ...; none: no
+      path=placeholder(str),  # of weights, or of embeddings
+      mirror=False,
+      batch=256,
+    ),
     extraction=dict(
       alpha=0.5,
       neighbours=50,

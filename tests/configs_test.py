@@ -57,6 +57,7 @@ SECTIONS = {
   "train",
   "sample",
   "distances",
+  "features",
   "extraction",
   "membership",
   "report",
@@ -113,7 +114,7 @@ def test_the_pipeline_s_section_is_its_settings(root):
 @pytest.mark.parametrize(("name", "arg"), TRAINED)
 def test_builds_locked_with_every_section(root, name, arg):
   config = load(root, name, arg)
-  sampling = {"sample", "distances", "extraction"}
+  sampling = {"sample", "distances", "features", "extraction"}
   sampled = name not in SHADOWS | UNSAMPLED
   expected = SECTIONS if sampled else SECTIONS - sampling
   assert set(config) == expected

@@ -70,6 +70,8 @@ def run(
   known = train is not None
   if train is not None:
     assert data is not None
+    assert models is not None
+    assert diffusion is not None
     fit_model(
       root,
       seed=seed,
@@ -82,28 +84,23 @@ def run(
     )
     if not workdir.path(root).joinpath("train").exists():
       sample = None  # there is no model but the shadows
-  outside = None
   if train is None and data is not None and data["path"] is not None:
+    known = True
     check_given(data)
-    known, outside = True, data
-  if outside and sample is not None and "pipeline" in sample:
-    # Before hours of sampling; pipelines draw in colour.
-    diffmem.data.prepare_given(_data(root), seed=seed, channels=3, **outside)
+    if sample is not None and "pipeline" in sample:
+      # Before hours of sampling; pipelines draw in colour.
+      diffmem.data.prepare_given(_data(root), seed=seed, channels=3, **data)
   if sample is not None:
     generate.run(root, seed=seed, sample=sample, progress=progress)
-  if outside:
-    channels = bank.open_bank(root).shape[-1]
-    diffmem.data.prepare_given(
-      _data(root), seed=seed, channels=channels, **outside
-    )
   if known and distances and extraction:
-    _check_sizes(root)
-    find_neighbours(root, distances=distances, progress=progress)
+    find_neighbours(
+      root, seed=seed, data=data, distances=distances, progress=progress
+    )
     extract.run(
       root,
       seed=seed,
       extraction=extraction,
-      features=_second(root, features),
+      features=features,
       progress=progress,
     )
   if prompts is not None:
@@ -126,32 +123,14 @@ def check_given(data: dict) -> None:
       given.source(data[key])
 
 
-def _check_sizes(root: str | os.PathLike) -> None:
+def _check_sizes(made: tuple[int, ...], given: tuple[int, ...]) -> None:
   """Refuses generations and training images of different sizes."""
-  made = bank.open_bank(root).shape[1:]
-  known = workdir.read_json(_data(root) / "meta.json")
-  shape = tuple(known["dataset"]["shape"])
-  if made != shape:
+  if made != given:
     raise ValueError(
       f"generations are {'x'.join(map(str, made))}, training images "
-      f"{'x'.join(map(str, shape))}: bring both to one size with "
+      f"{'x'.join(map(str, given))}: bring both to one size with "
       "sample.crop=center, sample.resize=SIDE and the same in data"
     )
-
-
-def _second(root: str | os.PathLike, features: dict | None) -> dict | None:
-  """The second distance, where held-out images can set its threshold."""
-  if features is None or features["name"] is None:
-    return None
-  known = workdir.read_json(_data(root) / "meta.json")
-  if not known["split"]["held_out"]:
-    _log.warning(
-      "extraction: no second distance (features.name = %s), there are no "
-      "held-out images to set its threshold",
-      features["name"],
-    )
-    return None
-  return features
 
 
 def fit_model(
@@ -159,16 +138,25 @@ def fit_model(
   *,
   seed: int,
   data: dict,
+  models: dict,
+  diffusion: dict,
   train: dict,
-  sample: dict | None,
-  **rest: Any,
+  sample: dict | None = None,
+  progress: bool = True,
 ) -> None:
   """The train stage: the model, with pictures of what it draws, and shadows.
 
   A split without members has no model but the shadows; data.split.shadow=i
   trains that one alone.
   """
-  sections = dict(seed=seed, data=data, train=train, **rest)
+  sections: dict[str, Any] = dict(
+    seed=seed,
+    data=data,
+    models=models,
+    diffusion=diffusion,
+    train=train,
+    progress=progress,
+  )
   split, hook = data["split"], None
   if sample is not None:
     hook = preview.hook(seed=seed, sample=sample, count=train["preview"])
@@ -179,9 +167,17 @@ def fit_model(
 
 
 def find_neighbours(
-  root: str | os.PathLike, *, distances: dict, progress: bool = True
+  root: str | os.PathLike,
+  *,
+  seed: int,
+  data: dict | None,
+  distances: dict,
+  progress: bool = True,
 ) -> None:
   """The distances stage: the nearest images of every set that is compared.
+
+  Training images from outside (`data.path`) become <root>/data first: grey
+  ones in colour where the generations are.
 
   Writes <root>/distances/<queries>_to_<references> for generations against
   members and, where there are some, held-out and calibration images, and for
@@ -189,7 +185,12 @@ def find_neighbours(
   """
   made = workdir.require(root, "sample")
   generated = bank.open_bank(root)
-  dataset, split = diffmem.data.read(workdir.path(root) / "data")
+  if data is not None and "path" in data:
+    diffmem.data.prepare_given(
+      _data(root), seed=seed, channels=generated.shape[-1], **data
+    )
+  dataset, split = diffmem.data.read(_data(root))
+  _check_sizes(generated.shape[1:], dataset.images.shape[1:])
   images = {
     name: dataset.take(ids)
     for name in diffmem.data.SETS

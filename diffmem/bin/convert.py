@@ -28,15 +28,7 @@ def main(config: dict, workdir: str) -> None:
     )
   from diffmem.train import adopt
 
-  adopt.run(
-    workdir,
-    seed=config["seed"],
-    data=config["data"],
-    models=config["models"],
-    diffusion=config["diffusion"],
-    train=config["train"],
-    source=flags.FLAGS.checkpoint,
-  )
+  program.call(adopt.run, config, workdir, source=flags.FLAGS.checkpoint)
 
 
 def start() -> None:

@@ -11,7 +11,7 @@ def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
   from diffmem import audit
 
-  audit.find_neighbours(workdir, distances=config["distances"])
+  program.call(audit.find_neighbours, config, workdir)
 
 
 def start() -> None:

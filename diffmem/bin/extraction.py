@@ -12,12 +12,7 @@ def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
   from diffmem.extraction import run
 
-  run.run(
-    workdir,
-    seed=config["seed"],
-    extraction=config["extraction"],
-    features=config.get("features"),
-  )
+  program.call(run.run, config, workdir)
 
 
 def start() -> None:

@@ -11,11 +11,7 @@ def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
   from diffmem.membership import run
 
-  run.run(
-    workdir,
-    seed=config["seed"],
-    membership=config["membership"],
-  )
+  program.call(run.run, config, workdir)
 
 
 def start() -> None:

@@ -13,6 +13,7 @@ and a misspelt key answer at once.
 
 import contextlib
 import importlib.util
+import inspect
 import logging
 import os
 import pathlib
@@ -20,6 +21,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 from absl import app, flags
@@ -60,6 +62,27 @@ def start(name: str, main: Callable[[dict, str], None]) -> None:
       raise
     _say(name, f"error: {one_line(error)}")
   sys.exit(code)
+
+
+def call(stage: Callable, config: dict, workdir: str, **more: Any) -> None:
+  """Calls a stage with those sections of the config that it takes.
+
+  Raises:
+    ValueError: the config has no section that the stage cannot do without.
+  """
+  takes = inspect.signature(stage).parameters
+  sections = {name: config[name] for name in config if name in takes} | more
+  for name, parameter in takes.items():
+    needed = (
+      parameter.kind is parameter.KEYWORD_ONLY
+      and parameter.default is parameter.empty
+    )
+    if needed and name not in sections:
+      raise ValueError(
+        f"the config has no section {name!r}, which this stage needs: it has "
+        f"{', '.join(config)}"
+      )
+  stage(workdir, **sections)
 
 
 def one_line(error: Exception) -> str:
@@ -224,7 +247,9 @@ def _folder(config: dict, workdir: str) -> str:
   """Where stages work: the workdir, or in it the folder of a shadow model."""
   from diffmem import workdir as folders
 
-  return os.fspath(folders.of(workdir, config.get("data", {})))
+  if "data" not in config:
+    return workdir
+  return os.fspath(folders.of(workdir, config["data"]))
 
 
 def _cache_compilations() -> None:

@@ -12,12 +12,7 @@ def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
   from diffmem.extraction import prompts_run
 
-  if "prompts" not in config:
-    raise ValueError(
-      "the config has no section 'prompts': take --config=folder.py, or copy "
-      "its section"
-    )
-  prompts_run.run(workdir, seed=config["seed"], prompts=config["prompts"])
+  program.call(prompts_run.run, config, workdir)
 
 
 def start() -> None:

@@ -11,7 +11,7 @@ def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
   from diffmem.report import run
 
-  run.run(workdir, report=config["report"])
+  program.call(run.run, config, workdir)
   print(run.headline(workdir))
 
 

@@ -14,11 +14,7 @@ def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
   from diffmem.sample import run
 
-  run.run(
-    workdir,
-    seed=config["seed"],
-    sample=config["sample"],
-  )
+  program.call(run.run, config, workdir)
 
 
 def start() -> None:

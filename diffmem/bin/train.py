@@ -14,15 +14,7 @@ def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
   from diffmem import audit
 
-  audit.fit_model(
-    workdir,
-    seed=config["seed"],
-    data=config["data"],
-    models=config["models"],
-    diffusion=config["diffusion"],
-    train=config["train"],
-    sample=config.get("sample"),  # pictures while training, if there is one
-  )
+  program.call(audit.fit_model, config, workdir)
 
 
 def start() -> None:

@@ -89,6 +89,13 @@ def run(
       _log.info("extraction: finished before, kept (%s)", stage.folder)
       return
     dataset, split = diffmem.data.read(workdir.path(root) / "data")
+    if features is not None and not len(split.held_out):
+      _log.warning(
+        "extraction: no second distance (features.name = %s), there are no "
+        "held-out images to set its threshold",
+        features["name"],
+      )
+      features = None
     bank = open_bank(root)
     found = _attack(
       root,

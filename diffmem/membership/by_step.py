@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmem import stats, workdir
+from diffmem import workdir
 from diffmem.denoiser import trained
 from diffmem.membership import evaluate, loss, signals
 from diffmem.membership.scene import Scene
@@ -61,13 +61,8 @@ def run(
         "step": step,
         "loss_of_members": float(means[inside & report].mean()),
         "loss_of_non_members": float(means[~inside & report].mean()),
-        **stats.pooled(
-          scores,
-          inside,
-          counted=report,
-          fprs=evaluate.FPRS,
-          resamples=bootstrap,
-          seed=seed,
+        **evaluate.summary(
+          scores, scene.design, bootstrap=bootstrap, seed=seed
         ),
       }
     )

@@ -12,7 +12,7 @@ times are a sweep, marked exploratory.
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,24 +93,15 @@ def attack(
   check(scores, times)
   row = headline(scores, times, design, headline_t, criterion)
   at = scores[:, :, row]
-  counted = np.broadcast_to(design.report, at.shape)
   if np.ptp(at[:, design.report]) == 0:
     raise ValueError(
       f"every score at t = {times[row]} is {at[0, 0]:g}: constant scores tell "
       "nothing, look at the weights and at the time"
     )
-
-  def summary(i: int) -> dict:
-    return stats.pooled(
-      scores[:, :, i],
-      design.inside,
-      counted=counted,
-      fprs=FPRS,
-      resamples=bootstrap,
-      seed=seed,
-    )
-
-  every = [summary(i) for i in range(len(times))]
+  every = [
+    summary(scores[:, :, i], design, bootstrap=bootstrap, seed=seed)
+    for i in range(len(times))
+  ]
   chosen = None
   if headline_t is None:
     chosen = {"t": times[row], "criterion": criterion}
@@ -132,6 +123,50 @@ def attack(
     ],
   }
   return found, row
+
+
+def summary(
+  scores: Float[np.ndarray, "m n"],
+  design: Design,
+  *,
+  bootstrap: int,
+  seed: int,
+) -> dict[str, Any]:
+  """AUC and TPR at FPRS of the reported images, over all models."""
+  return stats.pooled(
+    scores,
+    design.inside,
+    counted=np.broadcast_to(design.report, scores.shape),
+    fprs=FPRS,
+    resamples=bootstrap,
+    seed=seed,
+  )
+
+
+def by_draws(
+  score: Callable[[int, int], Float[np.ndarray, "m n"]],
+  augment: Sequence[str],
+  draws: int,
+  design: Design,
+  *,
+  bootstrap: int,
+  seed: int,
+) -> list[dict[str, Any]]:
+  """An attack with fewer noise draws, and with one augmentation alone.
+
+  score(augmentations, draws) -> [m n], of the first so many of each; powers
+  of two and all draws, one augmentation and then all.
+  """
+  sizes = [2**i for i in range(20) if 2**i < draws] + [draws]
+  return [
+    {
+      "draws": count,
+      "augment": tuple(augment[:views]),
+      **summary(score(views, count), design, bootstrap=bootstrap, seed=seed),
+    }
+    for views in sorted({1, len(augment)})
+    for count in sizes
+  ]
 
 
 def check(scores: Float[np.ndarray, "m n t"], times: Sequence[Any]) -> None:

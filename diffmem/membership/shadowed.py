@@ -33,7 +33,7 @@ from diffmem.membership import (
 )
 from diffmem.membership.evaluate import Design
 from diffmem.membership.scene import Scene
-from diffmem.membership.single import Result, cases
+from diffmem.membership.single import Result
 from diffmem.membership.stored import Wanted
 
 
@@ -212,28 +212,23 @@ def by_draws(
   bootstrap: int,
   seed: int,
 ) -> list[dict[str, Any]]:
-  """The same with fewer noise draws, and with one augmentation alone."""
-  found = []
-  for count, draws in cases(len(attack.views), attack.draws):
-    views = attack.views[:count]
-    scores = matrices.leave_pair_out(
-      attack.score, losses[:, :, :draws, list(views)], design.inside
+  """The same with fewer noise draws and augmentations."""
+
+  def score(views: int, draws: int) -> Float[np.ndarray, "m n"]:
+    return matrices.leave_pair_out(
+      attack.score,
+      losses[:, :, :draws, list(attack.views[:views])],
+      design.inside,
     )
-    found.append(
-      {
-        "draws": draws,
-        "augment": attack.augment[:count],
-        **stats.pooled(
-          scores,
-          design.inside,
-          counted=np.broadcast_to(design.report, scores.shape),
-          fprs=evaluate.FPRS,
-          resamples=bootstrap,
-          seed=seed,
-        ),
-      }
-    )
-  return found
+
+  return evaluate.by_draws(
+    score,
+    attack.augment,
+    attack.draws,
+    design,
+    bootstrap=bootstrap,
+    seed=seed,
+  )
 
 
 def of_main(

@@ -141,34 +141,21 @@ def by_draws(
   bootstrap: int,
   seed: int,
 ) -> list[dict[str, Any]]:
-  """The loss attack with fewer noise draws, and with one augmentation alone."""
-  augment, most = tuple(want.of_signal["augment"]), want.of_signal["draws"]
-  found = []
-  for views, draws in cases(len(augment), most):
-    scores = np.stack(
+  """The loss attack with fewer noise draws and augmentations."""
+
+  def score(views: int, draws: int) -> Float[np.ndarray, "m n"]:
+    return np.stack(
       [want.scores(v[:, :, :draws, :views])[:, 0] for v in losses]
     )
-    found.append(
-      {
-        "draws": draws,
-        "augment": augment[:views],
-        **stats.pooled(
-          scores,
-          design.inside,
-          counted=np.broadcast_to(design.report, scores.shape),
-          fprs=evaluate.FPRS,
-          resamples=bootstrap,
-          seed=seed,
-        ),
-      }
-    )
-  return found
 
-
-def cases(views: int, draws: int) -> list[tuple[int, int]]:
-  """(augmentations, draws): powers of two, and all; one view, then all."""
-  sizes = [2**i for i in range(20) if 2**i < draws] + [draws]
-  return [(v, k) for v in sorted({1, views}) for k in sizes]
+  return evaluate.by_draws(
+    score,
+    want.of_signal["augment"],
+    want.of_signal["draws"],
+    design,
+    bootstrap=bootstrap,
+    seed=seed,
+  )
 
 
 def control(

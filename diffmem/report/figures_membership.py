@@ -20,6 +20,7 @@ from diffmem.report.svg import (
   MEMBER,
   MORE,
   MUTED,
+  legend,
   short,
   svg,
 )
@@ -99,7 +100,7 @@ def roc(
       xlabel="non-members called members (FPR)",
       ylabel="members recognised (TPR)",
     )
-    _legend(ax)
+    legend(ax, columns=2)
 
   return svg(
     "roc",
@@ -126,18 +127,6 @@ def _thinned(fpr: np.ndarray, tpr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return fpr[last], tpr[last]
 
 
-def _legend(ax: Axes) -> None:
-  """Above the axes in two columns: attacks have long names."""
-  ax.legend(
-    loc="lower left",
-    bbox_to_anchor=(-0.02, 1.0),
-    ncols=2,
-    borderaxespad=0.2,
-    handlelength=2.4,
-    columnspacing=1.6,
-  )
-
-
 def _lines(
   name: str,
   summary: str,
@@ -162,7 +151,7 @@ def _lines(
       else:
         ax.plot(x, value, **style)
     finish(ax, sorted({x for at, _ in lines.values() for x in at}))
-    _legend(ax)
+    legend(ax, columns=2)
 
   return svg(name, summary, draw, size=(4.7, 3.5))
 
@@ -276,7 +265,7 @@ def by_step(found: dict) -> Markup | None:
     ax.set_xticks(x[:: max(1, len(x) // 6)])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     ax.set(xlabel="training step")
-    _legend(ax)
+    legend(ax, columns=2)
 
   return svg(
     "by-step",
@@ -316,7 +305,7 @@ def losses(found: dict) -> Markup | None:
     ax.set_xticks(x[:: max(1, len(x) // 6)])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     ax.set(xlabel="training step", ylabel=f"mean loss at t = {found.get('t')}")
-    _legend(ax)
+    legend(ax, columns=2)
 
   return svg(
     "by-step-loss",
@@ -354,7 +343,7 @@ def exposure(found: dict | None) -> Markup | None:
     ax.set_xticks(range(len(places)), [str(c) for c in places])
     ax.set_ylim(-0.3, 1.08 * most)
     ax.set(xlabel="times inserted", ylabel="exposure, bits")
-    _legend(ax)
+    legend(ax, columns=2)
 
   return svg(
     "exposure",

@@ -72,12 +72,12 @@ def short(name: str) -> str:
   return short.replace("$", r"\$")
 
 
-def legend(ax: Axes) -> None:
-  """Above the axes, in a row."""
+def legend(ax: Axes, columns: int = 3) -> None:
+  """Above the axes, in so many columns."""
   ax.legend(
     loc="lower left",
     bbox_to_anchor=(-0.02, 1.0),
-    ncols=3,
+    ncols=columns,
     borderaxespad=0.2,
     handlelength=2.4,
     columnspacing=1.6,
