@@ -8,9 +8,11 @@ It knows no network: whatever maps (x_t, t, cond) to a prediction fits.
   losses     per example [b], for training and for membership alike
   steppers   ddpm and ddim: one pure function per reverse step
   guidance   classifier-free
+  likelihood the density of an image, and a bound on it
 """
 
 from diffmem.diffusion import guidance as guidance
+from diffmem.diffusion import likelihood as likelihood
 from diffmem.diffusion import losses as losses
 from diffmem.diffusion import process as process
 from diffmem.diffusion import schedules as schedules
