@@ -171,7 +171,7 @@ def create(
         {"name": "bytes", "configuration": {"endian": "little"}},
         {"name": "crc32c"},
       ],
-      "fill_value": 0,
+      "fill_value": False if dtype.kind == "b" else 0,
     },
   }
   if dtype.itemsize == 1:

@@ -31,7 +31,8 @@ try:
 except ImportError:  # no advisory locks on this platform
   fcntl = None
 
-_COMMANDS = {"data": "train"}  # the stage whose command makes the folder
+# The stage whose command makes the folder.
+_COMMANDS = {"data": "train", "captions": "train"}
 
 
 def path(p: str | os.PathLike) -> epath.Path:

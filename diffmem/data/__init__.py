@@ -2,6 +2,7 @@
 """Data: named sources to uint8 images with ids, splits, and batches."""
 
 from diffmem.data.batches import Batches
+from diffmem.data.captions import Captions
 from diffmem.data.dataset import Dataset
 from diffmem.data.prepared import prepare, prepare_given, read
 from diffmem.data.sources import load
@@ -10,6 +11,7 @@ from diffmem.data.splits import SETS, Split, split
 __all__ = [
   "SETS",
   "Batches",
+  "Captions",
   "Dataset",
   "Split",
   "load",

@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from diffmem import workdir
+from diffmem.data import captions as texts
 from diffmem.data import given, splits
 from diffmem.data.canaries import insert
 from diffmem.data.dataset import Dataset
@@ -38,6 +39,7 @@ def prepare(
   data_dir: str | os.PathLike | None,
   split: Mapping[str, Any],
   canaries: Mapping[str, Any] | None = None,
+  captions: Mapping[str, Any] | None = None,
 ) -> tuple[Dataset, Split]:
   """Loads and splits; writes `folder`, or holds both to what it has.
 
@@ -51,6 +53,8 @@ def prepare(
     data_dir: where prepared TensorFlow datasets lie, or None.
     split: arguments of `diffmem.data.split`.
     canaries: arguments of `canaries.insert`, or None for no canaries.
+    captions: arguments of `captions.prepare`, which embeds them: here it is
+      only seen to that every image has one. None for a model without text.
 
   Raises:
     ValueError: the source or split cannot be used, or is not what an earlier
@@ -58,6 +62,8 @@ def prepare(
     OSError: the folder cannot be written.
   """
   dataset = open_source(source, crop, resize, filter, data_dir)
+  if captions is not None:
+    texts.distinct(dataset)
   drawn = splits.split(dataset, seed=seed, **split)
   if canaries is not None:
     drawn = insert(dataset, drawn, seed=seed, **canaries)
