@@ -6,10 +6,19 @@ Inside, layers are Flax NNX modules; outside there are two pure functions,
   params = model.init(key)                      nested dict of float32 arrays
   y = model.apply(params, x, t, cond, key=None)
 
-with x [b h w c] in [-1, 1], t int32 [b] the schedule's index and cond int32
-[b] the class (`num_classes` is the null class of classifier-free guidance),
-or None for a model without classes. y is float32 [b h w outputs]: c channels,
-or 2c where the variance is learned. `key` draws dropout; None evaluates.
+with x [b h w c] in [-1, 1], t int32 [b] the schedule's index and cond
+
+  None                     for a model without conditions
+  int32 [b]                the class, `num_classes` being the null class
+  {"tokens": [b l e],      a caption, where the mask is True; no caption is a
+   "mask": bool [b l]}     mask that is False everywhere
+  {.., "low": [b y x c],   for super-resolution, beside the caption if any: the
+   "level": int32 [b]}     image to enlarge, and the level of noise added to it
+
+(classifier-free guidance compares with the null class or no caption, which
+`Model.null_cond` is, without the batch axis). y is float32 [b h w outputs]: c
+channels, or 2c where the variance is learned. `key` draws dropout; None
+evaluates.
 """
 
 import dataclasses
@@ -21,20 +30,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from diffmem.arrays import AnyArray, Float, Int, Key
-from diffmem.models import layers, mlp, presets, unet
+from diffmem.models import imagen, layers, mlp, presets, unet
 
 __all__ = ["MODELS", "Model", "count", "create", "presets"]
 
-MODELS = {"unet": unet.UNet, "mlp": mlp.MLP}
+MODELS = {"unet": unet.UNet, "mlp": mlp.MLP, "imagen": imagen.Imagen}
 DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A network as two pure functions; see the module's text."""
+  """A network as two pure functions; see the module's text.
+
+  Attributes:
+    text: (l, e) of the captions that it takes, or None.
+    low: (y, x, c) of the images that it enlarges, or None.
+  """
 
   name: str
   shape: tuple[int, int, int]
@@ -42,6 +57,18 @@ class Model:
   num_classes: int | None
   init: Callable[..., dict[str, Any]]
   apply: Callable[..., Float[jax.Array, "b h w o"]]
+  text: tuple[int, int] | None = None
+  low: tuple[int, int, int] | None = None
+
+  @property
+  def null_cond(self) -> Any:
+    """The condition that means none, without the batch axis, or None."""
+    if self.text is None:
+      return self.num_classes
+    return {
+      "tokens": np.zeros(self.text, np.float32),
+      "mask": np.zeros(self.text[0], bool),
+    }
 
 
 def create(
@@ -82,16 +109,27 @@ def create(
     params: dict[str, Any],
     x: Float[AnyArray, "b h w c"],
     t: Int[AnyArray, " b"],
-    cond: Int[AnyArray, " b"] | None,
+    cond: Any,
     *,
     key: Key[jax.Array, ""] | None = None,
   ) -> Float[jax.Array, "b h w o"]:
-    _check_inputs(shape, num_classes, x, cond)
-    cond = None if cond is None else jnp.asarray(cond)
+    _check_inputs(model, x, cond)
+    cond = jax.tree.map(jnp.asarray, cond)
     module = nnx.merge(graph, nnx.State(params))
     return module(jnp.asarray(x), jnp.asarray(t), cond, key)
 
-  return Model(name, shape, outputs, num_classes, init, apply)
+  text, low = knobs.get("text"), knobs.get("low")
+  model = Model(
+    name,
+    shape,
+    outputs,
+    num_classes,
+    init,
+    apply,
+    text=None if text is None else (int(text[0]), int(text[1])),
+    low=None if low is None else (low, shape[1] * low // shape[0], shape[2]),
+  )
+  return model
 
 
 def count(params: Any) -> int:
@@ -109,15 +147,31 @@ def _choose(what: str, value: str, options) -> None:
   )
 
 
-def _check_inputs(shape, num_classes, x, cond) -> None:
-  if x.shape[1:] != shape:
+def _check_inputs(model: Model, x, cond) -> None:
+  if x.shape[1:] != model.shape:
     raise ValueError(
-      f"images of shape {x.shape[1:]} given to a model of {shape} images"
+      f"images of shape {x.shape[1:]} given to a model of {model.shape} images"
     )
-  if num_classes is None and cond is not None:
-    raise ValueError("this model has no classes: pass cond=None")
-  if num_classes is not None and cond is None:
+  if model.text is not None or model.low is not None:
+    _check_tree(model, len(x), cond)
+  elif model.num_classes is None and cond is not None:
+    raise ValueError("this model has no conditions: pass cond=None")
+  elif model.num_classes is not None and cond is None:
     raise ValueError(
-      f"this model has {num_classes} classes: pass cond [b], where "
-      f"{num_classes} is the null class"
+      f"this model has {model.num_classes} classes: pass cond [b], where "
+      f"{model.num_classes} is the null class"
     )
+
+
+def _check_tree(model: Model, b: int, cond) -> None:
+  """Refuses a condition without what the model takes, or of other shapes."""
+  expected: dict[str, tuple[int, ...]] = {}
+  if model.text is not None:
+    expected |= {"tokens": (b, *model.text), "mask": (b, model.text[0])}
+  if model.low is not None:
+    expected |= {"low": (b, *model.low), "level": (b,)}
+  given = (
+    {k: v.shape for k, v in cond.items()} if isinstance(cond, dict) else {}
+  )
+  if given != expected:
+    raise ValueError(f"this model takes cond={expected}, got {given or cond!r}")

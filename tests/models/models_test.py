@@ -267,5 +267,5 @@ def test_wrong_inputs_are_refused(unet):
   with pytest.raises(ValueError, match=r"\(4, 4, 1\) given to a model of"):
     model.apply(params, x[..., :1], t, jnp.zeros(3, jnp.int32))
   plain = models.create("mlp", shape=SHAPE)
-  with pytest.raises(ValueError, match="has no classes"):
+  with pytest.raises(ValueError, match="has no conditions"):
     plain.apply({}, x, t, jnp.zeros(3, jnp.int32))
