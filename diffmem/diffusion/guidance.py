@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifier-free guidance (Ho & Salimans 2022).
+"""Guidance: classifier-free, and by the gradient of a classifier.
+
+Classifier-free (Ho & Salimans 2022), both predictions from one network call on
+2b examples; scale 1 is the plain conditional model, 0 the unconditional one
+(the paper's w is scale - 1):
 
   eps = eps_null + scale (eps_cond - eps_null)
 
-scale 1 is the plain conditional model, 0 the unconditional one. (The paper's
-w is scale - 1.) Both predictions come from one network call on 2b examples.
+By a classifier p(y | x_t, t) of noised images (Dhariwal & Nichol 2021,
+algorithm 2), s_t = sqrt(1 - ab_t); scale 0 is the plain model:
+
+  eps = eps(x_t, t) - s_t scale grad_x log p(y | x_t, t)
 """
 
 from collections.abc import Callable
@@ -13,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffmem.arrays import AnyArray, Float
+from diffmem.arrays import AnyArray, Float, Int
 
 Predict = Callable[..., tuple[Any, Any]]
 
@@ -50,3 +56,33 @@ def guided(predict: Predict, null_cond: Any, scale: float) -> Predict:
     return eps, None if fraction is None else fraction[:b]
 
   return predict_guided
+
+
+def classifier_gradient(
+  classify: Callable[..., Any],
+  params: Any,
+  x_t: Float[AnyArray, "b h w c"],
+  t: Int[AnyArray, " b"],
+  y: Int[AnyArray, " b"],
+) -> Float[jax.Array, "b h w c"]:
+  """grad_x log p(y | x_t, t) of each example, by one backward pass.
+
+  classify(params, x_t, t) -> logits [b classes]; each row of the logits must
+  depend on its own example alone.
+  """
+
+  def total(x):
+    log_p = jax.nn.log_softmax(classify(params, x, t), axis=-1)
+    return jnp.take_along_axis(log_p, y[:, None], axis=1).sum()
+
+  return jax.grad(total)(jnp.asarray(x_t))
+
+
+def classifier_guided(
+  eps: Float[AnyArray, "b h w c"],
+  gradient: Float[AnyArray, "b h w c"],
+  noise: Float[AnyArray, "b 1 1 1"],
+  scale: Float[AnyArray, " b"],
+) -> Float[jax.Array, "b h w c"]:
+  """The guided prediction; noise is s_t, each example has its own scale."""
+  return jnp.asarray(eps - noise * scale[:, None, None, None] * gradient)
