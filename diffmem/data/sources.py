@@ -4,6 +4,7 @@
 A source is written `kind` or `kind:argument`:
 
     digits             scikit-learn's 1,797 handwritten digits, 8x8, embedded
+    scenes[:CxE]       C captioned scenes of such digits, E images of each
     npz:PATH           arrays from one file
     folder:PATH        image files
     tfds:NAME[:SPLIT]  a prepared TensorFlow dataset, read without TensorFlow
@@ -18,7 +19,7 @@ import os
 import numpy as np
 from sklearn import datasets
 
-from diffmem.data import arrays_file, folders, tfds_source
+from diffmem.data import arrays_file, folders, scenes, tfds_source
 from diffmem.data.dataset import Dataset, fingerprint
 from diffmem.data.images import Fit
 
@@ -40,6 +41,7 @@ def digits(argument: str, fit: Fit, data_dir: object) -> Dataset:
 
 SOURCES = {
   "digits": digits,
+  "scenes": scenes.scenes,
   "npz": arrays_file.npz,
   "folder": folders.folder,
   "tfds": tfds_source.tfds,
@@ -75,7 +77,7 @@ def load(
   kind, _, argument = source.partition(":")
   if kind not in SOURCES:
     raise ValueError(
-      f"source {source!r}: expected digits, npz:PATH, folder:PATH or "
+      f"source {source!r}: expected digits, scenes, npz:PATH, folder:PATH or "
       "tfds:NAME[:SPLIT]"
     )
   if folder is not None and kind != "tfds":

@@ -31,8 +31,8 @@ def test_the_record_says_what_was_done():
 @pytest.mark.parametrize(
   ("source", "options", "message"),
   [
-    ("cifar10", {}, "source 'cifar10': expected digits, npz:PATH"),
-    ("", {}, "expected digits, npz:PATH"),
+    ("cifar10", {}, "source 'cifar10': expected digits, scenes, npz:PATH"),
+    ("", {}, "expected digits, scenes, npz:PATH"),
     ("digits:8", {}, "digits take no argument"),
     ("digits", {"crop": "middle"}, "crop='middle'"),
     ("digits", {"folder": "/data"}, "for tfds sources only"),
