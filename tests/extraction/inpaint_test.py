@@ -148,7 +148,7 @@ def test_the_path():
 
 
 def test_on_the_host_as_in_one_program(memorizer, pixels):
-  few = dict(OPTIONS, steps=3, jump=1, candidates=8)
+  few = dict(OPTIONS, steps=2, jump=1, resample=2, draws=1, candidates=8)
   host = dataclasses.replace(memorizer, traceable=False, eps=None)
   one, two = (
     inpaint.attack(d, KNOWN, **few)(d.params, pixels[4], KEY)
