@@ -6,7 +6,7 @@
 #
 #   launch/NAME.sh [--option=value ...] STAGE --config=... --workdir=... ...
 #
-# Works with the bash 3.2 of macOS.
+# Keeps to what bash 3.2 (macOS) knows.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 me=$(basename "$0")
@@ -76,10 +76,11 @@ flag() {
 
 # quoted WORDS...: one line that any POSIX shell reads as these words.
 quoted() {
-  local word space='' quote="'\\''"
+  local word space='' quote="'" inside="'\\''"
   for word; do
     if [[ ! $word =~ ^[A-Za-z0-9_.,:=/@%+-]+$ ]]; then
-      word="'${word//\'/$quote}'"
+      word=${word//"$quote"/"$inside"}
+      word="'$word'"
     fi
     printf '%s%s' "$space" "$word"
     space=' '

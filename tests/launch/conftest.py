@@ -22,7 +22,7 @@ def awkward() -> tuple[str, ...]:
     "--config=my configs/a.py:seed=1",
     '--workdir=gs://bucket/it\'s "here"',
     "--config.report.title=$HOME $(HOME) $$ `x` \\ \\n * %s",
-    "two\nlines\n",
+    "two\nlines\tand a tab\n",
     "--config.ü=#no: [comment]{}&|;<>!",
     "",
   )

@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_shellcheck_finds_nothing(script):
 def test_help_is_the_head_of_the_launcher(call, script):
   done = call(script.stem, "--help")
   assert (done.returncode, done.stderr) == (0, "")
-  assert f"launch/{script.name} [" in done.stdout
+  assert f"launch/{script.name} " in done.stdout
   assert "STAGE --config=" in done.stdout
   assert "--dry-run" in done.stdout
   assert done.stdout[0].isupper()
@@ -63,6 +64,19 @@ def test_an_unknown_option_is_refused(call, script):
     f"{script.name}: unknown option --dyr-run: {script.name} --help lists "
     "them\n"
   )
+
+
+def test_commands_of_the_guide_would_run(call, root):
+  text = (root / "docs" / "clusters.md").read_text(encoding="utf-8")
+  lines = text.replace("\\\n", " ").splitlines()
+  commands = [line for line in lines if line.startswith("    launch/")]
+  named = set()
+  for command in commands:
+    script, *args = shlex.split(command)
+    named.add(pathlib.Path(script).name)
+    done = call(pathlib.Path(script).stem, "--dry-run", *args, root=root)
+    assert (done.returncode, done.stderr) == (0, ""), command
+  assert named == {path.name for path in SCRIPTS} - {"local.sh"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
