@@ -17,6 +17,8 @@ about 1e-7 |x_t| |y| / s^2 on each exponent: at t = 0 of the linear schedule,
 grey levels. Memory is b n floats beside the n images.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,32 +44,20 @@ def finite_set(
   Its params are the images. Raises ValueError for uint8 or out-of-range
   images, and for labels that leave a class empty.
   """
-  _check_images(images)
-  flat = np.asarray(images, np.float64).reshape(len(images), -1)
-  mean = flat.mean(axis=0)
-  centred = flat - mean
-  params = {
-    "mean": jnp.asarray(mean, jnp.float32),
-    "centred": jnp.asarray(centred, jnp.float32),
-    "half_norms": jnp.asarray((centred**2).sum(axis=1) / 2, jnp.float32),
-  }
+  check_images(images)
+  params = set_params(images)
   classes = None
   if labels is not None:
     classes = _count_classes(np.asarray(labels), len(images))
     params["labels"] = jnp.asarray(labels, jnp.int32)
 
   def apply(params, x_t, t, cond=None):
-    a, s = process.levels(t[:, None], schedule.alpha_bar)
-    x = x_t.reshape(len(x_t), -1) - a * params["mean"][None]
-    exponent = a * jnp.matmul(x, params["centred"].T, precision=PRODUCT)
-    exponent = (exponent - a**2 * params["half_norms"][None]) / s**2
+    log_prior = None
     if classes is not None and cond is not None:
       cond = cond[:, None]
       allowed = (cond == params["labels"][None]) | (cond == classes)
-      exponent = jnp.where(allowed, exponent, -jnp.inf)
-    weights = jax.nn.softmax(exponent, axis=-1)
-    centre = jnp.matmul(weights, params["centred"], precision=PRODUCT)
-    return ((x - a * centre) / s).reshape(x_t.shape)
+      log_prior = jnp.where(allowed, 0.0, -jnp.inf)
+    return set_eps(params, x_t, t, log_prior, schedule)
 
   return Denoiser(
     schedule=schedule,
@@ -77,6 +67,37 @@ def finite_set(
     null_cond=classes,
     num_classes=classes,
   )
+
+
+def set_params(images: AnyArray) -> dict[str, jax.Array]:
+  """What `set_eps` needs of n images [n h w c]."""
+  flat = np.asarray(images, np.float64).reshape(len(images), -1)
+  mean = flat.mean(axis=0)
+  centred = flat - mean
+  return {
+    "mean": jnp.asarray(mean, jnp.float32),
+    "centred": jnp.asarray(centred, jnp.float32),
+    "half_norms": jnp.asarray((centred**2).sum(axis=1) / 2, jnp.float32),
+  }
+
+
+def set_eps(
+  params: Any,
+  x_t: Float[AnyArray, "b h w c"],
+  t: Int[AnyArray, " b"],
+  log_prior: Float[AnyArray, "b n"] | None,
+  schedule: Schedule,
+) -> Float[jax.Array, "b h w c"]:
+  """The best eps where image i has the log weight log_prior[:, i]."""
+  a, s = process.levels(t[:, None], schedule.alpha_bar)
+  x = x_t.reshape(len(x_t), -1) - a * params["mean"][None]
+  exponent = a * jnp.matmul(x, params["centred"].T, precision=PRODUCT)
+  exponent = (exponent - a**2 * params["half_norms"][None]) / s**2
+  if log_prior is not None:
+    exponent = exponent + log_prior
+  weights = jax.nn.softmax(exponent, axis=-1)
+  centre = jnp.matmul(weights, params["centred"], precision=PRODUCT)
+  return ((x - a * centre) / s).reshape(x_t.shape)
 
 
 def gaussian(
@@ -122,7 +143,8 @@ def gaussian(
   )
 
 
-def _check_images(images: AnyArray) -> None:
+def check_images(images: AnyArray) -> None:
+  """ValueError unless there are some, float in [-1, 1], [n h w c]."""
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(
       f"images are {images.dtype}: give floats in [-1, 1], such as"

@@ -41,19 +41,8 @@ def guided(predict: Predict, null_cond: Any, scale: float) -> Predict:
   """
 
   def predict_guided(params, x_t, t, cond):
-    def both(leaf, null):
-      null = jnp.broadcast_to(jnp.asarray(null, leaf.dtype), leaf.shape)
-      return jnp.concatenate([leaf, null])
-
-    eps, fraction = predict(
-      params,
-      jnp.concatenate([x_t, x_t]),
-      jnp.concatenate([t, t]),
-      jax.tree.map(both, jax.tree.map(jnp.asarray, cond), null_cond),
-    )
-    b = len(x_t)
-    eps = classifier_free(eps[:b], eps[b:], scale)
-    return eps, None if fraction is None else fraction[:b]
+    eps, without, fraction = both(predict, params, x_t, t, cond, null_cond)
+    return classifier_free(eps, without, scale), fraction
 
   return predict_guided
 
@@ -86,3 +75,30 @@ def classifier_guided(
 ) -> Float[jax.Array, "b h w c"]:
   """The guided prediction; noise is s_t, each example has its own scale."""
   return jnp.asarray(eps - noise * scale[:, None, None, None] * gradient)
+
+
+def both(
+  predict: Predict,
+  params: Any,
+  x_t: Float[AnyArray, "b h w c"],
+  t: Int[AnyArray, " b"],
+  cond: Any,
+  null_cond: Any,
+) -> tuple[Any, Any, Any]:
+  """(eps with cond, eps with the null condition, fraction with cond).
+
+  One network call on 2b examples.
+  """
+
+  def beside(leaf, null):
+    null = jnp.broadcast_to(jnp.asarray(null, leaf.dtype), leaf.shape)
+    return jnp.concatenate([leaf, null])
+
+  eps, fraction = predict(
+    params,
+    jnp.concatenate([x_t, x_t]),
+    jnp.concatenate([t, t]),
+    jax.tree.map(beside, jax.tree.map(jnp.asarray, cond), null_cond),
+  )
+  b = len(x_t)
+  return eps[:b], eps[b:], None if fraction is None else fraction[:b]

@@ -2,7 +2,8 @@
 """Which images a model was trained on, told from how it treats them.
 
 An attack gives each image a score; higher means member, everywhere. Those of
-ATTACKS need one model alone.
+ATTACKS need one model alone. A detector gives each prompt a score; higher
+means that what it draws was memorized.
 """
 
 from typing import Any
@@ -12,15 +13,20 @@ import numpy as np
 from diffmem.arrays import Float
 from diffmem.denoiser import Denoiser
 from diffmem.membership import (
+  clid,
   loss,
+  magnitude,
+  one_step,
   pfami,
   pia,
+  prompt_scores,
   protocol,
   rediffuse,
   secmi,
   secmi_nn,
   sima,
 )
+from diffmem.membership.prompt_scores import Detector
 from diffmem.membership.protocol import Attack
 
 ATTACKS: dict[str, Attack] = {
@@ -34,10 +40,25 @@ ATTACKS: dict[str, Attack] = {
     sima.ATTACK,
     pfami.ATTACK,
     rediffuse.ATTACK,
+    clid.ATTACK,
   )
 }
 
-__all__ = ["ATTACKS", "Attack", "check_attack", "score"]
+DETECTORS: dict[str, Detector] = {
+  detector.name: detector
+  for detector in (magnitude.DETECTOR, one_step.CONFIDENCE, one_step.EDGES)
+}
+
+__all__ = [
+  "ATTACKS",
+  "DETECTORS",
+  "Attack",
+  "Detector",
+  "check_attack",
+  "check_detector",
+  "prompt_score",
+  "score",
+]
 
 
 def score(
@@ -66,5 +87,36 @@ def check_attack(name: str) -> str:
   if name not in ATTACKS:
     raise ValueError(
       f"unknown attack {name!r}: choose one of {', '.join(ATTACKS)}"
+    )
+  return name
+
+
+def prompt_score(
+  detector: str, denoiser: Denoiser, cond: Any, **options: Any
+) -> Float[np.ndarray, " p"]:
+  """Scores of prompts by a detector of that name; higher means memorized.
+
+  Args:
+    detector: one of DETECTORS.
+    denoiser: a conditional model with a null condition.
+    cond: a condition for each prompt: class labels, embeddings, or a tree of
+      arrays, the prompt first.
+    **options: seed=0, batch=512, and those of the detector:
+      `DETECTORS[detector].defaults`.
+
+  Raises:
+    ValueError: an unknown detector or option, or conditions that the model
+      cannot take.
+    FloatingPointError: a value is not finite; names the prompts.
+  """
+  check_detector(detector)
+  return prompt_scores.score(DETECTORS[detector], denoiser, cond, **options)
+
+
+def check_detector(name: str) -> str:
+  """The name; ValueError with the choices if there is no such detector."""
+  if name not in DETECTORS:
+    raise ValueError(
+      f"unknown detector {name!r}: choose one of {', '.join(DETECTORS)}"
     )
   return name

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signals: what is computed of a model for each image, and kept.
 
-A signal is a function of one block of images; attacks are functions of what
-it gave. `compute` runs it over all images: blocks of one shape, sharded over
-the local devices, the weights placed once; what is finished goes to a store
-and is not computed again. Memory does not grow with the number of images.
+A signal is a function of one block of images, or of conditions alone (of
+prompts); attacks are functions of what it gave. `compute` runs it over all of
+them: blocks of one shape, sharded over the local devices, the weights placed
+once; what is finished goes to a store and is not computed again. Memory does
+not grow with the number of images.
 """
 
 import dataclasses
@@ -21,13 +22,13 @@ import numpy as np
 
 from diffmem import arrays, mesh, store
 from diffmem.arrays import AnyArray, Float, Int
-from diffmem.denoiser import Denoiser
+from diffmem.denoiser import Denoiser, conditions
 from diffmem.membership.queries import Queries
 from diffmem.progress import Progress
 
 _log = logging.getLogger(__name__)
 
-Cond = Int[AnyArray, " n"] | Float[AnyArray, "n ..."] | None
+Cond = conditions.Cond
 HELD = 1 << 30  # bytes; a larger result is given as its store
 
 
@@ -40,7 +41,8 @@ class Signal:
     block: block(queries, images [b h w c], cond, *, t, **options) -> a list
       of arrays [b ...] on the devices, not waited for. Stacked behind the
       batch axis they are [b, *shape] in row-major order. images are float32
-      in [-1, 1]; `queries` is a `queries.Queries`.
+      in [-1, 1], None for a signal of conditions alone; `queries` is a
+      `queries.Queries`.
     shape: shape(denoiser, *, t, **options) -> the axes behind the batch, the
       first one t. Raises ValueError for options that cannot be.
   """
@@ -80,13 +82,13 @@ def compute(
   Args:
     denoiser: the model.
     images: [n h w c], uint8, or floats in [-1, 1]; an array, a bank or a
-      store: rows are read a block at a time.
+      store: rows are read a block at a time. None for a signal of conditions.
     signal: what to compute.
     t: schedule indices, 0 the least noise.
     batch: images at a time (rounded up to a multiple of the devices); results
       do not depend on it beyond rounding.
-    cond: a class label (or an embedding) for each image; where a model with
-      conditions is given none, its null condition.
+    cond: a class label (an embedding, a tree of arrays) for each image; where
+      a model with conditions is given none, its null condition.
     ids: names of the images in an error.
     path: a store that keeps finished blocks of `batch` images; what it holds
       is not computed again. The caller answers for its being of this model
@@ -99,14 +101,18 @@ def compute(
     FloatingPointError: a value is not finite; names the ids.
   """
   t = tuple(int(s) for s in t)
-  check_images(images, denoiser)
   check_times(denoiser, t, batch)
-  n = len(images)
-  cond = _cond(denoiser, cond, n)
+  if images is None:
+    cond = conditions.check(denoiser, cond)
+    n, what = conditions.count(cond), "prompts"
+  else:
+    check_images(images, denoiser)
+    n, what = len(images), "images"
+    cond = _cond(denoiser, cond, n)
   shape = (n, *signal.shape(denoiser, t=t, **options))
   names = np.arange(n) if ids is None else np.asarray(ids)
   if len(names) != n:
-    raise ValueError(f"{len(names)} ids for {n} images: give one for each")
+    raise ValueError(f"{len(names)} ids for {n} {what}: give one for each")
   batch = min(batch, n)
   kept, done = None, set()
   if path is not None:
@@ -115,13 +121,13 @@ def compute(
     done = set(kept.written())
   starts = [s for s in range(0, n, batch) if s // batch not in done]
   run = functools.partial(signal.block, t=t, **options)
-  found = _blocks(denoiser, images, run, starts, batch, cond)
-  finite = functools.partial(_check_finite, signal.name, names, t)
+  found = _blocks(denoiser, images, run, starts, batch, cond, n)
+  finite = functools.partial(_check_finite, f"{signal.name} of", what, names, t)
   out = np.empty(shape if kept is None else (0,), np.float32)
   with Progress(
     n,
     what=f"membership: {signal.name}",
-    unit="images",
+    unit=what,
     done=n - sum(min(batch, n - s) for s in starts),
     enabled=progress,
   ) as bar:
@@ -147,6 +153,7 @@ def _blocks(
   starts: list[int],
   batch: int,
   cond: Any,
+  n: int,
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
   """(start, what `run` gave) of each block; one is queued while one runs.
 
@@ -159,17 +166,19 @@ def _blocks(
   queries = Queries(denoiser, devices)
   waiting = []
   for start in starts:
-    rows = np.arange(start, min(start + batch, len(images)))
-    block = np.asarray(images[rows[0] : rows[-1] + 1])
-    check_range(block)
+    rows = np.arange(start, min(start + batch, n))
+    block = None
+    if images is not None:
+      block = np.asarray(images[rows[0] : rows[-1] + 1])
+      check_range(block)
     labels = _rows(cond, denoiser, rows)
     if denoiser.traceable:
       size = -(-batch // devices.size) * devices.size
       padded = np.pad(rows, (0, size - len(rows)), mode="edge") - start
-      block = block[padded]
-      labels = None if labels is None else labels[padded]
+      block, labels = conditions.take((block, labels), padded)
       block, labels = mesh.shard((block, labels), devices)
-    waiting.append((start, run(queries, floats(block), labels)))
+    block = None if block is None else floats(block)
+    waiting.append((start, run(queries, block, labels)))
     if len(waiting) > int(denoiser.traceable):
       first, leaves = waiting.pop(0)
       yield first, jax.device_get(leaves)
@@ -192,36 +201,19 @@ def floats(images: AnyArray) -> Float[jax.Array, "b h w c"]:
   return jnp.asarray(images, jnp.float32)
 
 
-def _cond(denoiser: Denoiser, cond: Cond, n: int) -> np.ndarray | None:
-  if cond is None:
-    if denoiser.null_cond is not None:
-      _log.info("membership: no labels, the null condition is used")
-    return None
-  cond = np.asarray(cond)
-  if len(cond) != n:
-    raise ValueError(f"{len(cond)} labels for {n} images: give one for each")
-  if np.issubdtype(cond.dtype, np.floating):
-    return cond
-  top = denoiser.num_classes
-  if top is not None and not 0 <= np.min(cond) <= np.max(cond) <= top:
-    raise ValueError(
-      f"labels run from {np.min(cond)} to {np.max(cond)}, the model has "
-      f"classes 0..{top - 1}: give the labels that it was trained on"
-    )
-  return cond.astype(np.int32)
+def _cond(denoiser: Denoiser, cond: Cond, n: int) -> Cond:
+  if cond is not None:
+    return conditions.check(denoiser, cond, n)
+  if denoiser.null_cond is not None:
+    _log.info("membership: no labels, the null condition is used")
+  return None
 
 
-def _rows(cond, denoiser: Denoiser, rows: Int[np.ndarray, " b"]):
+def _rows(cond: Cond, denoiser: Denoiser, rows: Int[np.ndarray, " b"]) -> Cond:
   """The conditions of some rows, or the null condition for each."""
   if cond is not None:
-    return cond[rows]
-  null = denoiser.null_cond
-  if null is None:
-    return None
-  null = np.asarray(null)
-  if null.dtype.kind in "iu":
-    null = null.astype(np.int32)
-  return np.broadcast_to(null[None], (len(rows), *null.shape))
+    return conditions.take(cond, rows)
+  return conditions.repeat(conditions.null(denoiser), len(rows))
 
 
 def check_images(images: Any, denoiser: Denoiser) -> None:
@@ -272,6 +264,7 @@ def at_least_one(**counts: int) -> None:
 
 
 def _check_finite(
+  signal: str,
   what: str,
   names: np.ndarray,
   t: Sequence[int],
@@ -288,6 +281,6 @@ def _check_finite(
   if bad.shape[1] == len(t):  # else a signal that sums over t
     t = [s for i, s in enumerate(t) if bad[:, i].any()]
   raise FloatingPointError(
-    f"not finite: {what} of {len(first)} images at t = "
-    f"{', '.join(map(str, t))} (ids {ids}); check the weights and the images"
+    f"not finite: {signal} {len(first)} {what} at t = "
+    f"{', '.join(map(str, t))} (ids {ids}); check the weights and the {what}"
   )

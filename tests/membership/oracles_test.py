@@ -29,6 +29,7 @@ WORKS = {
   "sima": (10, 100),
   "pfami": (50, 100),
   "rediffuse": (50, 100),
+  "clid": (100, 300),
 }
 FEW: dict[str, dict[str, Any]] = {
   "loss": {"draws": 4},
@@ -44,20 +45,32 @@ def digits():
   return images[np.random.default_rng(0).permutation(len(images))]
 
 
+CLASSES = 10
+
+
+def classes(images):
+  """What an attack that needs conditions is told of each image."""
+  return images.sum((1, 2, 3), dtype=np.int64) % CLASSES
+
+
 @pytest.fixture(scope="module")
 def memorizes_all(digits):
   images = np.asarray(arrays.from_uint8(digits[:80]))
-  return finite_set(images, SCHEDULE)
+  return finite_set(images, SCHEDULE, labels=classes(digits[:80]))
 
 
 @pytest.fixture(scope="module")
 def memorizes_none(digits):
   flat = np.asarray(arrays.from_uint8(digits[800:])).reshape(-1, 64)
   mean, cov = flat.mean(0).reshape(8, 8, 1), np.cov(flat.T)
-  return gaussian(mean, cov, SCHEDULE)
+  model = gaussian(mean, cov, SCHEDULE)
+  return dataclasses.replace(model, null_cond=CLASSES, num_classes=CLASSES)
 
 
 def scores(name, model, images, known, t, **options: Any):
+  if name == "clid":
+    known = (*known, classes(known[0]))
+    options["cond"] = classes(images)
   if membership.ATTACKS[name].fit is not None:
     options["calibration"] = known
   few = FEW.get(name, {})
