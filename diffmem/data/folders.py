@@ -2,16 +2,16 @@
 """Source `folder:PATH`: image files, in the order of their relative paths.
 
 Labels are the first-level sub-folders when every image lies in one. Captions
-come from an optional captions.csv or captions.jsonl at the top. Hidden files
-and files of other kinds are left out and counted. A file's name is only ever
-shown and compared.
+come from a list or from files beside the images; see `folder_captions`. Hidden
+files and files of other kinds are left out and counted. A file's name is only
+ever shown and compared.
 """
 
 import concurrent.futures
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -19,7 +19,7 @@ from PIL import Image
 
 from diffmem.data import folder_captions
 from diffmem.data.dataset import Dataset
-from diffmem.data.images import SUFFIXES, Fit, decode, fault, stack
+from diffmem.data.images import SUFFIXES, File, Fit, decode, fault, stack
 
 
 def folder(argument: str, fit: Fit, data_dir: object) -> Dataset:
@@ -37,12 +37,40 @@ def folder(argument: str, fit: Fit, data_dir: object) -> Dataset:
       f"{root} holds no images among its {len(found)} files: expected files "
       f"ending in {' '.join(SUFFIXES)}"
     )
+  return assemble(
+    [path.as_posix() for path in found],
+    files,
+    lambda path: root / path,
+    lambda name: (root / name).read_bytes(),
+    fit,
+    str(root),
+  )
+
+
+def assemble(
+  found: Sequence[str],
+  files: list[pathlib.PurePosixPath],
+  opened: Callable[[pathlib.PurePosixPath], File],
+  content: Callable[[str], bytes],
+  fit: Fit,
+  where: str,
+) -> Dataset:
+  """The dataset of image files with what lies beside them.
+
+  Args:
+    found: all names; files: the images among them, in their order.
+    opened: what PIL opens for an image; content: the bytes of another file.
+    fit: of each image.
+    where: the folder or archive, for messages.
+  """
   names = [path.as_posix() for path in files]
-  captions, caption_file = folder_captions.read(root, names)
-  images, transparent = read(root, files, fit)
+  captions, caption_file, used = folder_captions.read(
+    set(found), names, content, where
+  )
+  images, transparent = read(opened, files, fit, where)
   labels, class_names = classes(files)
   info = {
-    "ignored_files": len(found) - len(files) - (caption_file is not None),
+    "ignored_files": len(found) - len(files) - used,
     "transparent_images": transparent,
     "grey_images": sum(image.shape[2] == 1 for image in images),
     "caption_file": caption_file,
@@ -86,7 +114,10 @@ def printable(name: str) -> str:
 
 
 def read(
-  root: pathlib.Path, files: list[pathlib.PurePosixPath], fit: Fit
+  opened: Callable[[pathlib.PurePosixPath], File],
+  files: list[pathlib.PurePosixPath],
+  fit: Fit,
+  where: str,
 ) -> tuple[list[UInt8[np.ndarray, "_ _ _"]], int]:
   """Decodes and fits all files; how many had transparent pixels.
 
@@ -95,7 +126,7 @@ def read(
 
   def one(path):
     try:
-      image, transparent = decode(root / path)
+      image, transparent = decode(opened(path))
       return fit(image), transparent, None
     except Exception as e:  # PIL's decoders raise anything on damaged files
       return None, False, fault(e)
@@ -114,7 +145,7 @@ def read(
   if faults:
     shown = "; ".join(faults[:3])
     raise ValueError(
-      f"{len(faults)} of {len(files)} images in {root} cannot be used: {shown}"
+      f"{len(faults)} of {len(files)} images in {where} cannot be used: {shown}"
       f"{'; ...' if len(faults) > 3 else ''}: repair or remove them"
     )
   images = [image for image, _, _ in results if image is not None]

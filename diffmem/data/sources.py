@@ -7,6 +7,7 @@ A source is written `kind` or `kind:argument`:
     scenes[:CxE]       C captioned scenes of such digits, E images of each
     npz:PATH           arrays from one file
     folder:PATH        image files
+    tar:PATH           image files in a tar, or in a folder of tars
     tfds:NAME[:SPLIT]  a prepared TensorFlow dataset, read without TensorFlow
 
 A new source is one function `(argument, fit, data_dir) -> Dataset` and one
@@ -19,7 +20,7 @@ import os
 import numpy as np
 from sklearn import datasets
 
-from diffmem.data import arrays_file, folders, scenes, tfds_source
+from diffmem.data import arrays_file, folders, scenes, tars, tfds_source
 from diffmem.data.dataset import Dataset, fingerprint
 from diffmem.data.images import Fit
 
@@ -44,6 +45,7 @@ SOURCES = {
   "scenes": scenes.scenes,
   "npz": arrays_file.npz,
   "folder": folders.folder,
+  "tar": tars.tar,
   "tfds": tfds_source.tfds,
 }
 
@@ -77,8 +79,8 @@ def load(
   kind, _, argument = source.partition(":")
   if kind not in SOURCES:
     raise ValueError(
-      f"source {source!r}: expected digits, scenes, npz:PATH, folder:PATH or "
-      "tfds:NAME[:SPLIT]"
+      f"source {source!r}: expected digits, scenes, npz:PATH, folder:PATH, "
+      "tar:PATH or tfds:NAME[:SPLIT]"
     )
   if folder is not None and kind != "tfds":
     raise ValueError(f"a data folder is for tfds sources only, not {source!r}")
