@@ -2,9 +2,9 @@
 """Source `tar:PATH`: image files in a tar, or in all tars of a folder.
 
 Tars (.tar, .tar.gz, .tgz) are as WebDataset writes them: KEY.jpg beside KEY.txt
-or KEY.json. Order, labels and captions are those of the same files in a folder; names of a
-folder of tars start with the tar's own. Nothing is unpacked to disk, and a
-name is never used as a path.
+or KEY.json. Order, labels and captions are those of the same files in a folder;
+names of a folder of tars start with the tar's own. Nothing is unpacked to disk,
+and a name is never used as a path.
 """
 
 import io
