@@ -63,6 +63,10 @@ class Progress:
       self._last = time.monotonic()
       self._log(fields)
 
+  def reach(self, count: int) -> None:
+    """Counts up to a number, where others work on the same."""
+    self.update(max(0, count - self._count))
+
   def __exit__(self, kind, value, traceback) -> None:
     if self._bar is not None:
       self._bar.close()

@@ -25,6 +25,7 @@ import numpy as np
 from etils import epath
 
 import diffmem
+from diffmem import processes
 
 try:
   import fcntl
@@ -76,7 +77,12 @@ def write_json(target: str | os.PathLike, value: Any) -> None:
 
 
 def write_bytes(target: str | os.PathLike, content: bytes) -> None:
-  """Writes a file whole or not at all (a temporary file, then a rename)."""
+  """Writes a file whole or not at all (a temporary file, then a rename).
+
+  Of several processes only process 0 writes it.
+  """
+  if not processes.leads():
+    return
   target = path(target)
   if not is_local(target):
     target.write_bytes(content)  # an object store puts whole objects
@@ -128,7 +134,10 @@ def stage(
   replace: bool = False,
   needs: int = 0,
 ) -> Iterator[Stage]:
-  """Opens `<root>/<name>` for one writer.
+  """Opens `<root>/<name>` for one run.
+
+  Of several processes, process 0 opens it, takes the lock and writes
+  meta.json; the others find what it found, and leave when it has left.
 
   Args:
     root: the workdir.
@@ -145,6 +154,14 @@ def stage(
   """
   folder = path(root) / name
   _check_disk(path(root), folder, needs)
+  opened = closed = None
+  if processes.count() > 1:
+    opened = processes.event(f"{name} opened")
+    closed = processes.event(f"{name} closed")
+    if not processes.leads():
+      with _followed(folder, _meta(config, inputs), opened, closed) as this:
+        yield this
+      return
   with _lock(folder):
     meta = _meta(config, inputs)
     earlier = folder / "meta.json"
@@ -158,16 +175,31 @@ def stage(
         meta["runs"] = old["runs"] + (not finished)
         meta = {**old, **meta} if not finished else old
     this = Stage(folder, meta, finished)
-    if finished:
-      yield this
-      return
-    write_json(earlier, meta)
+    if not finished:
+      write_json(earlier, meta)
+    if opened:
+      processes.announce(opened, finished)
     start = time.monotonic()
     yield this
-    meta["seconds"] = round(seconds + time.monotonic() - start, 3)
-    meta["status"] = "finished"
-    meta["hardware"] = hardware()
-    write_json(earlier, meta)
+    if not finished:
+      meta["seconds"] = round(seconds + time.monotonic() - start, 3)
+      meta["status"] = "finished"
+      meta["hardware"] = hardware()
+      write_json(earlier, meta)
+    if closed:
+      processes.announce(closed)
+
+
+@contextlib.contextmanager
+def _followed(
+  folder: epath.Path, meta: dict, opened: str, closed: str
+) -> Iterator[Stage]:
+  """The stage as process 0 has opened it, for the others."""
+  finished = processes.wait(opened, (0,))[0]
+  file = folder / "meta.json"
+  _compare(folder, _read_meta(file, "config", "inputs"), meta, False)
+  yield Stage(folder, meta, finished)
+  processes.wait(closed, (0,))
 
 
 def require(root: str | os.PathLike, name: str) -> dict:
@@ -204,6 +236,8 @@ def hardware() -> dict:
     devices = jax.devices()
     found["jax"] = jax.__version__
     found["devices"] = f"{len(devices)} x {devices[0].device_kind}"
+  if processes.count() > 1:
+    found["processes"] = processes.count()
   return found
 
 

@@ -15,6 +15,7 @@ CHAIN = (
   "arrays",
   "keys",
   "stats",
+  "processes",
   "workdir",
   "progress",
   "mesh",

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 import diffmem.data
-from diffmem import workdir
+from diffmem import processes, workdir
 from diffmem.data import given
 from diffmem.distances import run as search
 from diffmem.extraction import prompts_run as ask_prompts
@@ -133,6 +133,7 @@ def _check_sizes(made: tuple[int, ...], given: tuple[int, ...]) -> None:
     )
 
 
+@processes.led
 def fit_model(
   root: str | os.PathLike,
   *,

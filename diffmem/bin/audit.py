@@ -11,11 +11,12 @@ from diffmem.bin import program
 
 def main(config: dict, workdir: str) -> None:
   """Runs all stages on a plain config."""
-  from diffmem import audit
+  from diffmem import audit, processes
   from diffmem.report import run
 
   audit.run(workdir, **config)
-  print(run.headline(workdir))
+  if processes.leads():
+    print(run.headline(workdir))
 
 
 def start() -> None:

@@ -9,6 +9,15 @@ and a misspelt key answer at once.
   --config.section.key=value    an override; an unknown key is refused
   --workdir=DIR                 where stages read and write
   --traceback                   the whole traceback of an error
+
+One run may have several processes, each started with the same flags and
+
+  --processes=N --process=I     how many, and which this is, 0 to N-1
+  --coordinator=HOST:PORT       where process 0 is reached in training; where
+                                it is not given, process 0 finds a free port
+  --distributed                 in place of all three: as the cluster says
+
+or with DIFFMEM_PROCESSES, DIFFMEM_PROCESS and DIFFMEM_COORDINATOR set.
 """
 
 import contextlib
@@ -20,7 +29,7 @@ import pathlib
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -38,6 +47,36 @@ config_flags.DEFINE_config_file(
 )
 flags.DEFINE_string("workdir", None, "folder of the run; stages meet in it")
 flags.DEFINE_boolean("traceback", False, "print the traceback of an error")
+flags.DEFINE_integer(
+  "processes",
+  os.environ.get("DIFFMEM_PROCESSES", "1"),
+  "how many processes share the run",
+  lower_bound=1,
+)
+flags.DEFINE_integer(
+  "process",
+  os.environ.get("DIFFMEM_PROCESS"),
+  "which of them this is, 0 to N-1",
+)
+flags.DEFINE_string(
+  "coordinator",
+  os.environ.get("DIFFMEM_COORDINATOR"),
+  "HOST:PORT of process 0 in training; default: it finds a port",
+)
+flags.DEFINE_boolean(
+  "distributed", False, "take all three from SLURM, a TPU pod, MPI, Kubernetes"
+)
+
+
+_FLAGS = (
+  "config",
+  "workdir",
+  "traceback",
+  "processes",
+  "process",
+  "coordinator",
+  "distributed",
+)
 
 
 def start(name: str, main: Callable[[dict, str], None]) -> None:
@@ -51,7 +90,9 @@ def start(name: str, main: Callable[[dict, str], None]) -> None:
   sys.argv[1:] = _installed_config(sys.argv[1:])
   code = 1
   try:
-    app.run(lambda _: _run(main), argv=sys.argv, flags_parser=_parse_flags)
+    app.run(
+      lambda _: _run(name, main), argv=sys.argv, flags_parser=_parse_flags
+    )
   except SystemExit as end:
     code = end.code
   except KeyboardInterrupt:
@@ -157,13 +198,13 @@ def check_overrides(
 
 
 def _describe(name: str, doc: str | None) -> None:
-  """Makes `--help` print the program's docstring and its three flags."""
+  """Makes `--help` print the program's docstring and its flags."""
   sys.modules["__main__"].__doc__ = (
     f"{(doc or '').strip()}\n\n"
     f"Usage: diffmem-{name} --config=FILE.py[:args] --workdir=DIR"
     " [--config.section.key=value ...]\n"
   )
-  for flag in ("config", "workdir", "traceback"):
+  for flag in _FLAGS:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
 
 
@@ -190,7 +231,36 @@ def _parse_flags(argv: list[str]) -> list[str]:
     raise ValueError(
       f"unexpected argument {rest[1]!r}: settings are flags, --name=value"
     )
+  _check_processes()
   return rest
+
+
+def _check_processes() -> None:
+  """Refuses numbers of processes that cannot be."""
+  count, index = flags.FLAGS.processes, flags.FLAGS.process
+  if flags.FLAGS.distributed:
+    for name in ("processes", "process", "coordinator"):
+      if flags.FLAGS[name].present:
+        raise ValueError(
+          f"--distributed takes --{name} from the cluster: give one or the "
+          "other"
+        )
+    return
+  if count > 1 and index is None:
+    raise ValueError(
+      f"--process is missing: give each of {count} processes its number, 0 to "
+      f"{count - 1}"
+    )
+  if index is not None and not 0 <= index < count:
+    raise ValueError(
+      f"--process={index} must lie between 0 and {count - 1}, there are "
+      f"--processes={count}"
+    )
+  address = flags.FLAGS.coordinator
+  if address is not None and not re.fullmatch(r".+:\d+", address):
+    raise ValueError(
+      f"--coordinator={address} must be HOST:PORT, say node0:12345"
+    )
 
 
 def _config_spec(argv: list[str]) -> str | None:
@@ -226,7 +296,7 @@ def _config_folder() -> pathlib.Path:
   return pathlib.Path(diffmem.__file__).parent.parent / "configs"
 
 
-def _run(main: Callable[[dict, str], None]) -> int:
+def _run(name: str, main: Callable[[dict, str], None]) -> int:
   """Sets up logging and the compilation cache, then calls the stage."""
   absl_logging.get_absl_handler().setFormatter(
     logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
@@ -239,8 +309,41 @@ def _run(main: Callable[[dict, str], None]) -> int:
     absl_logging.set_verbosity(absl_logging.FATAL)
   _cache_compilations()
   config = flags.FLAGS.config.to_dict()
-  main(config, _folder(config, flags.FLAGS.workdir))
+  folder = _folder(config, flags.FLAGS.workdir)
+  with _joined(name, config, folder):
+    main(config, folder)
   return 0
+
+
+@contextlib.contextmanager
+def _joined(name: str, config: dict, folder: str) -> Iterator[None]:
+  """Among the other processes of the run, which learn how this one ends."""
+  from diffmem import processes
+
+  given: dict[str, Any] = {
+    "index": flags.FLAGS.process or 0,
+    "count": flags.FLAGS.processes,
+    "coordinator": flags.FLAGS.coordinator,
+  }
+  if flags.FLAGS.distributed:
+    from diffmem.processes import cluster
+
+    given = cluster.detect()
+  about = {
+    "program": f"diffmem-{name}",
+    "version": diffmem.__version__,
+    "config": config,
+  }
+  try:
+    processes.join(folder, about=about, **given)
+    yield
+  except KeyboardInterrupt:
+    processes.leave("interrupted")
+    raise
+  except Exception as error:
+    processes.leave(one_line(error))
+    raise
+  processes.leave()
 
 
 def _folder(config: dict, workdir: str) -> str:

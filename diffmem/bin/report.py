@@ -9,10 +9,12 @@ from diffmem.bin import program
 
 def main(config: dict, workdir: str) -> None:
   """Runs the stage on a plain config."""
+  from diffmem import processes
   from diffmem.report import run
 
   program.call(run.run, config, workdir)
-  print(run.headline(workdir))
+  if processes.leads():
+    print(run.headline(workdir))
 
 
 def start() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmem import store
+from diffmem import processes, store
 from diffmem.distances import knn, mirrored
 from diffmem.distances.checks import (
   check_images,
@@ -98,15 +98,20 @@ def search_all(
     for name, images in references.items()
   ]
   total = n * len(sets)
-  done = sum(s.searched() for s in sets)
   what = " and ".join(references) if len(sets) < 3 else "distances"
   with Progress(
-    total, what=what, unit="queries", done=done, enabled=progress
+    total, what=what, unit="queries", done=_searched(sets), enabled=progress
   ) as bar:
-    for rows, missing in _passes(sets, n, block):
-      images = np.asarray(queries[rows])
-      for s in missing:
-        bar.update(s.search(rows, images))
+    for numbers in processes.parts(
+      lambda: set.intersection(*(s.look() for s in sets)),
+      -(-n // block),
+      what="the distances",
+      meanwhile=lambda: bar.reach(_searched(sets)),
+    ):
+      for rows, missing in _passes(sets, n, block, numbers):
+        images = np.asarray(queries[rows])
+        for s in missing:
+          bar.update(s.search(rows, images))
   return {name: s.about for name, s in zip(references, sets, strict=True)}
 
 
@@ -131,8 +136,8 @@ class _Set:
       for name in ("indices", "squared")
     }
     self.index = knn.Index(references, block=chunk, **options)
-    written = (set(a.written()) for a in self._arrays.values())
-    self.done = set.intersection(*written)
+    self.done: set[int] = set()
+    self.look()
     self.about = {
       "queries": n,
       "references": references.shape[0],
@@ -141,8 +146,14 @@ class _Set:
       "selection": self.index.selection,
     }
 
+  def look(self) -> set[int]:
+    """The chunks that both arrays hold now."""
+    written = (set(a.written()) for a in self._arrays.values())
+    self.done = set.intersection(*written)
+    return self.done
+
   def searched(self) -> int:
-    """Queries whose chunk is there."""
+    """Queries whose chunk was there at the last look."""
     rows = self._arrays["indices"].rows
     return sum(rows(i).stop - rows(i).start for i in self.done)
 
@@ -161,16 +172,26 @@ class _Set:
     return count
 
 
+def _searched(sets: list[_Set]) -> int:
+  """Searches, a query against a set, that are on disk now."""
+  for s in sets:
+    s.look()
+  return sum(s.searched() for s in sets)
+
+
 def _passes(
-  sets: list[_Set], n: int, chunk: int
+  sets: list[_Set], n: int, chunk: int, mine: list[int]
 ) -> Iterator[tuple[slice, list[_Set]]]:
-  """(queries, sets that lack some): a block, or one stream's worth."""
+  """(queries, sets that lack some): a block, or one stream's worth.
+
+  mine: the chunks to be searched, ascending.
+  """
   chunks = max(1, max(s.index.group for s in sets) // chunk)
-  last = -(-n // chunk)
-  for first in range(0, last, chunks):
-    numbers = set(range(first, min(first + chunks, last)))
-    lacking = [s for s in sets if numbers - s.done]
-    missing = set().union(*(numbers - s.done for s in lacking))
+  while mine:
+    numbers = [i for i in mine if i < mine[0] + chunks]
+    mine = mine[len(numbers) :]
+    lacking = [s for s in sets if {*numbers} - s.done]
+    missing = set().union(*({*numbers} - s.done for s in lacking))
     if missing:
       stop = min((max(missing) + 1) * chunk, n)
       yield slice(min(missing) * chunk, stop), lacking

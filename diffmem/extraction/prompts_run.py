@@ -34,7 +34,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import diffmem.data
-from diffmem import store, workdir
+from diffmem import processes, store, workdir
 from diffmem.arrays import Float, UInt8
 from diffmem.data import Dataset, Split
 from diffmem.distances import metrics
@@ -51,6 +51,7 @@ _log = logging.getLogger(__name__)
 Data = tuple[Dataset, Split]
 
 
+@processes.led
 def run(
   root: str | os.PathLike, *, seed: int, prompts: dict, progress: bool = True
 ) -> None:

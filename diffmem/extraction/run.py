@@ -15,7 +15,7 @@ import os
 import numpy as np
 
 import diffmem.data
-from diffmem import distances, store, workdir
+from diffmem import distances, processes, store, workdir
 from diffmem.arrays import Int, UInt8
 from diffmem.distances import knn
 from diffmem.extraction import alone, attack, rule, second, second_run
@@ -40,6 +40,7 @@ COLUMNS = (
 SECOND = ("second_matches", "second_held_out_matches")
 
 
+@processes.led
 def run(
   root: str | os.PathLike,
   *,

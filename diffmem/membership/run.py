@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmem import workdir
+from diffmem import processes, workdir
 from diffmem.membership import (
   aside,
   audits,
@@ -107,14 +107,36 @@ def run(
       return
     if here.shadows is not None:
       manifest.write(here.shadows)
+    for models, want in needed:  # what is dear, by all processes
+      shadow_signals.compute(
+        models,
+        want.signal,
+        t=want.times,
+        batch=batch,
+        progress=progress,
+        **want.of_signal,
+      )
     work = _Work(root, here, membership, seed, progress)
-    found = [work.without_shadows(want) for want in plan]
-    if here.shadows is not None and losses is not None:
-      found += work.with_shadows(attacks, losses)
-    found += work.learnt(found)
-    extra = work.control(plan, found, attacks, generated)
-    extra |= work.beside(stage.folder, plan, found)
-    _write(stage.folder, here, found, extra)
+    _attack(work, stage.folder, plan, attacks, losses, generated)
+
+
+@processes.led
+def _attack(
+  work: "_Work",
+  folder: os.PathLike,
+  plan: list[stored.Wanted],
+  attacks: list[shadowed.Plan],
+  losses: stored.Wanted | None,
+  generated: Any,
+) -> None:
+  """Scores, numbers and controls of all attacks, from the signals."""
+  found = [work.without_shadows(want) for want in plan]
+  if work.here.shadows is not None and losses is not None:
+    found += work.with_shadows(attacks, losses)
+  found += work.learnt(found)
+  extra = work.control(plan, found, attacks, generated)
+  extra |= work.beside(folder, plan, found)
+  _write(folder, work.here, found, extra)
 
 
 def _check(membership: dict, plan: list[stored.Wanted]) -> None:

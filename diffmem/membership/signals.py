@@ -5,7 +5,8 @@ A signal is a function of one block of images, or of conditions alone (of
 prompts); attacks are functions of what it gave. `compute` runs it over all of
 them: blocks of one shape, sharded over the local devices, the weights placed
 once; what is finished goes to a store and is not computed again. Memory does
-not grow with the number of images.
+not grow with the number of images. Of several processes each computes its part
+of the blocks of a store.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffmem import arrays, mesh, store
+from diffmem import arrays, mesh, processes, store
 from diffmem.arrays import AnyArray, Float, Int
 from diffmem.denoiser import Denoiser, conditions
 from diffmem.membership.queries import Queries
@@ -114,36 +115,60 @@ def compute(
   if len(names) != n:
     raise ValueError(f"{len(names)} ids for {n} {what}: give one for each")
   batch = min(batch, n)
-  kept, done = None, set()
-  if path is not None:
-    kept = store.create(path, shape=shape, dtype="float32", chunk=batch)
-    kept.verify()
-    done = set(kept.written())
-  starts = [s for s in range(0, n, batch) if s // batch not in done]
   run = functools.partial(signal.block, t=t, **options)
-  found = _blocks(denoiser, images, run, starts, batch, cond, n)
   finite = functools.partial(_check_finite, f"{signal.name} of", what, names, t)
-  out = np.empty(shape if kept is None else (0,), np.float32)
+  kept = None
+  if path is None:
+    made: Any = np.empty(shape, np.float32)
+  else:
+    made = kept = store.create(path, shape=shape, dtype="float32", chunk=batch)
   with Progress(
     n,
     what=f"membership: {signal.name}",
     unit=what,
-    done=n - sum(min(batch, n - s) for s in starts),
+    done=_there(kept),
     enabled=progress,
   ) as bar:
-    for start, leaves in found:
-      count = min(batch, n - start)
-      values = _stacked(leaves, count, shape[1:])
-      finite(start, values)
-      if kept is None:
-        out[start : start + count] = values
-      else:
-        kept.write(start // batch, values)
-      bar.update(count)
-  if kept is None:
-    return out
+    for numbers in _parts(kept, -(-n // batch), bar):
+      starts = [number * batch for number in numbers]
+      found = _blocks(denoiser, images, run, starts, batch, cond, n)
+      for start, leaves in found:
+        count = min(batch, n - start)
+        values = _stacked(leaves, count, shape[1:])
+        finite(start, values)
+        if kept is None:
+          made[start : start + count] = values
+        else:
+          kept.write(start // batch, values)
+        bar.update(count)
   large = np.prod(shape, dtype=np.int64) * 4 > HELD
-  return kept if large else kept[:]
+  return made if kept is None or large else kept[:]
+
+
+def _there(kept: store.Store | None) -> int:
+  """How many images the store has."""
+  if kept is None:
+    return 0
+  rows = map(kept.rows, kept.written())
+  return sum(part.stop - part.start for part in rows)
+
+
+def _parts(
+  kept: store.Store | None, total: int, bar: Progress
+) -> Iterator[list[int]]:
+  """The blocks that are this process's to compute; all where none is kept."""
+  if kept is None:
+    yield list(range(total))
+    return
+  damaged = kept.damaged(processes.share(kept.written()))
+  if damaged:
+    raise ValueError(damaged)
+  yield from processes.parts(
+    kept.written,
+    kept.chunks,
+    what="/".join(os.fspath(kept.path).split("/")[-2:]),
+    meanwhile=lambda: bar.reach(_there(kept)),
+  )
 
 
 def _blocks(

@@ -13,7 +13,7 @@ import os
 from typing import Any
 
 import diffmem
-from diffmem import workdir
+from diffmem import processes, workdir
 from diffmem.report import given, labels, page, sheets, tables, verdict
 from diffmem.report.results import SECTIONS, Results, read
 
@@ -23,6 +23,7 @@ MATCHES = (
 SCORES = "id,member,copies"
 
 
+@processes.led
 def run(
   root: str | os.PathLike, *, report: dict, progress: bool = True
 ) -> None:

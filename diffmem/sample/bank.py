@@ -4,19 +4,20 @@
 The ids of a bank are cut into blocks of fixed boundaries, one block a chunk of
 the store and a call of one device. Image i is a function of (weights, seed, i)
 alone; a bank that was stopped is filled where chunks are missing, with the
-same blocks, and so is bit-identical to one made without a stop.
+same blocks, and so is bit-identical to one made without a stop. Of several
+processes each makes its part of the chunks.
 """
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffmem import arrays, mesh, store, workdir
+from diffmem import arrays, mesh, processes, store, workdir
 from diffmem.arrays import AnyArray, Bool, Int, Key, UInt8
 from diffmem.progress import Progress
 
@@ -187,31 +188,65 @@ def fill(
   Raises:
     FloatingPointError: an image is not finite; names the ids.
     ValueError: a chunk that is there is damaged.
+    RuntimeError: another process died, and what it owes is missing.
   """
-  images.verify()
   done = images.written()
-  missing = sorted(set(range(images.chunks)) - set(done))
-  if not missing:
-    return
-  devices = jax.local_device_count() if backend != "host" else 1
-  devices = min(devices, len(missing))
-  local = mesh.local_mesh(devices)
-  block = _blocks(generate, backend, local)
-  if backend != "host":  # placed once: pmap would copy at every call
-    params = mesh.replicate(params, local)
-  count = sum(_size(images, number) for number in done)
+  damaged = images.damaged(processes.share(done))
+  if damaged:
+    raise ValueError(damaged)
+
+  def there() -> int:
+    return sum(_size(images, number) for number in images.written())
+
   with Progress(
-    len(images), what="sample", unit="images", done=count, enabled=progress
+    len(images), what="sample", unit="images", done=there(), enabled=progress
   ) as bar:
-    waiting = None  # one call is computed while the last one is written
-    for start in range(0, len(missing), devices):
-      numbers = missing[start : start + devices]
-      made = block(params, _ids(images, numbers, devices), key)
+    blocks = None
+    for missing in processes.parts(
+      images.written,
+      images.chunks,
+      what="the bank",
+      meanwhile=lambda: bar.reach(there()),
+    ):
+      if blocks is None:
+        blocks = _Blocks(generate, params, key, backend, len(missing))
+      for numbers, made in blocks.make(images, missing):
+        bar.update(_write(images, numbers, made))
+
+
+class _Blocks:
+  """Makes blocks of images on all local devices, compiled once."""
+
+  def __init__(
+    self,
+    generate: Generate,
+    params: Any,
+    key: Key[jax.Array, ""],
+    backend: str,
+    most: int,
+  ):
+    devices = jax.local_device_count() if backend != "host" else 1
+    self._devices = min(devices, most)
+    local = mesh.local_mesh(self._devices)
+    self._block = _blocks(generate, backend, local)
+    if backend != "host":  # placed once: pmap would copy at every call
+      params = mesh.replicate(params, local)
+    self._params, self._key = params, key
+
+  def make(
+    self, images: store.Store, missing: list[int]
+  ) -> Iterator[tuple[list[int], Any]]:
+    """(chunk numbers, what was made); one call runs while one is written."""
+    waiting = None
+    for start in range(0, len(missing), self._devices):
+      numbers = missing[start : start + self._devices]
+      ids = _ids(images, numbers, self._devices)
+      made = self._block(self._params, ids, self._key)
       if waiting:
-        bar.update(_write(images, *waiting))
+        yield waiting
       waiting = numbers, made
     if waiting:
-      bar.update(_write(images, *waiting))
+      yield waiting
 
 
 def _blocks(generate: Generate, backend: str, local: jax.sharding.Mesh):

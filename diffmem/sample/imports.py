@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from diffmem import store, workdir
+from diffmem import processes, store, workdir
 from diffmem.data.images import MAX_PIXELS, Fit
 from diffmem.sample import (
   archives,
@@ -36,6 +36,7 @@ from diffmem.sample import (
 _log = logging.getLogger(__name__)
 
 
+@processes.led
 def run(
   root: str | os.PathLike, *, sample: dict, progress: bool = True
 ) -> None:

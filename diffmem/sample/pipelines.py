@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmem import store, workdir
+from diffmem import processes, store, workdir
 from diffmem.arrays import AnyArray, Bool, Int, UInt8
 from diffmem.denoiser import pipeline_files
 from diffmem.progress import Progress
@@ -89,6 +89,7 @@ class Settings:
       )
 
 
+@processes.led
 def run(
   root: str | os.PathLike, *, seed: int, sample: dict, progress: bool = True
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 import diffmem.models
-from diffmem import checkpoint, keys, workdir
+from diffmem import checkpoint, keys, processes, workdir
 from diffmem.denoiser import trained
 from diffmem.models import convert, weights
 from diffmem.train import run as fit
@@ -20,6 +20,7 @@ from diffmem.train import run as fit
 _log = logging.getLogger(__name__)
 
 
+@processes.led
 def run(
   root: str | os.PathLike,
   *,

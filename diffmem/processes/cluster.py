@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which process this is, as the cluster says: SLURM, TPU pods, MPI, Kubernetes.
+
+JAX knows how to ask them; here it is asked before it connects anything, so
+that mistakes are found by the meeting and not by a runtime that waits.
+"""
+
+from typing import Any
+
+
+def detect() -> dict[str, Any]:
+  """index, count, coordinator and devices of this process, as `join` takes.
+
+  Raises:
+    ValueError: no cluster is recognised, or this JAX cannot be asked.
+  """
+  try:
+    from jax._src.clusters import ClusterEnv
+
+    coordinator, count, index, devices = (
+      ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, 60
+      )
+    )
+  except (ImportError, AttributeError, TypeError) as e:
+    raise ValueError(
+      f"--distributed: this version of JAX cannot be asked ({e}); give "
+      "--processes, --process and --coordinator"
+    ) from e
+  if coordinator is None or count is None or index is None:
+    raise ValueError(
+      "--distributed: no cluster is recognised (SLURM, TPU pod, Open MPI, "
+      "Kubernetes); give --processes, --process and --coordinator"
+    )
+  return {
+    "index": index,
+    "count": count,
+    "coordinator": coordinator,
+    "devices": devices,
+  }
