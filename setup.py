@@ -68,6 +68,7 @@ setuptools.setup(
       "basedpyright==1.40.2",
       "beartype",
       "build",
+      "etils[epath-gcs]",
       "hypothesis",
       "pytest>=8",
       "pytest-xdist",

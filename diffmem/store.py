@@ -7,13 +7,13 @@ bytes changed afterwards is refused with its name.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
-from diffmem import workdir
+from diffmem import lease, retry, workdir
 from diffmem.arrays import Int
 
 
@@ -49,7 +49,8 @@ class Store:
   def written(self) -> list[int]:
     """Numbers of the chunks that are there, ascending."""
     kv: Any = self._array.kvstore
-    keys = (key.decode().split("/") for key in kv.list().result())
+    found = self._ask("listed", lambda: kv.list().result())
+    keys = (key.decode().split("/") for key in found)
     self._written = {
       int(key[1])
       for key in keys  # c/NUMBER/0/0/0; a killed write leaves other names
@@ -75,12 +76,14 @@ class Store:
         f"chunk {number} of {self.path} takes {self.dtype}{list(shape)}, got "
         f"{values.dtype}{list(values.shape)}"
       )
+    if not workdir.is_local(self.path):
+      lease.check()
     try:
-      self._array[rows].write(values).result()
+      self._ask("written", lambda: self._array[rows].write(values).result())
     except Exception as e:
       raise OSError(
         f"cannot write rows {rows.start}..{rows.stop - 1} to {self.path} "
-        f"({_reason(e)}); free space or fix the store and rerun: what is "
+        f"({retry.reason(e)}); free space or fix the store and rerun: what is "
         "there is kept"
       ) from e
     self._written.add(number)
@@ -102,8 +105,8 @@ class Store:
     try:
       if isinstance(index, slice) and index.step in (None, 1):
         lo, hi, _ = index.indices(len(self))
-        return np.asarray(self._array[lo : max(lo, hi)].read().result())
-      return np.asarray(self._array[rows].read().result())
+        return self._read(slice(lo, max(lo, hi)))
+      return self._read(rows)
     except ValueError as e:
       damaged = self.damaged(touched)
       raise ValueError(damaged or str(e)) from e
@@ -113,14 +116,22 @@ class Store:
     for number in numbers:
       rows = self.rows(number)
       try:
-        self._array[rows].read().result()
+        self._read(rows)
       except ValueError as e:
         name = "/".join(["c", str(number), *["0"] * (len(self.shape) - 1)])
         return (
           f"{self.path}/{name} (rows {rows.start}..{rows.stop - 1}) is "
-          f"damaged ({_reason(e)}); delete that file and rerun its stage"
+          f"damaged ({retry.reason(e)}); delete that file and rerun its stage"
         )
     return None
+
+  def _read(self, rows: Any) -> np.ndarray:
+    return np.asarray(
+      self._ask("read", lambda: self._array[rows].read().result())
+    )
+
+  def _ask(self, what: str, do: Callable[[], Any]) -> Any:
+    return retry.call(do, what=f"{self.path} could not be {what}:")
 
   def verify(self) -> None:
     """Reads every chunk that is there.
@@ -177,11 +188,14 @@ def create(
   if dtype.itemsize == 1:
     spec["metadata"]["codecs"][0] = {"name": "bytes"}
   try:
-    array = ts.open(spec, open=True, create=True).result()
+    array = retry.call(
+      lambda: ts.open(spec, open=True, create=True).result(),
+      what=f"{path} could not be made:",
+    )
   except ValueError as e:
     raise ValueError(
       f"{path} is there already with another shape, type or chunk "
-      f"({_reason(e)}); delete it or use another --workdir"
+      f"({retry.reason(e)}); delete it or use another --workdir"
     ) from e
   return Store(workdir.path(path), array)
 
@@ -196,9 +210,13 @@ def shorten(opened: Store, rows: int) -> Store:
       f"{opened.path} has {len(opened)} rows, it cannot be shortened to {rows}"
     )
   if rows < len(opened):
-    opened._array.resize(
-      exclusive_max=[rows, *opened.shape[1:]], resize_metadata_only=True
-    ).result()
+    end = [rows, *opened.shape[1:]]
+    opened._ask(
+      "shortened",
+      lambda: opened._array.resize(
+        exclusive_max=end, resize_metadata_only=True
+      ).result(),
+    )
   return open(opened.path, write=True)
 
 
@@ -212,9 +230,12 @@ def open(path: str | os.PathLike, *, write: bool = False) -> Store:
   if not (workdir.path(path) / "zarr.json").exists():
     raise FileNotFoundError(f"{path} is no zarr v3 array (no zarr.json in it)")
   try:
-    array = ts.open(_spec(path), open=True, read=True, write=write).result()
+    array = retry.call(
+      lambda: ts.open(_spec(path), open=True, read=True, write=write).result(),
+      what=f"{path} could not be opened:",
+    )
   except ValueError as e:
-    raise ValueError(f"{path} cannot be opened ({_reason(e)})") from e
+    raise ValueError(f"{path} cannot be opened ({retry.reason(e)})") from e
   return Store(workdir.path(path), array)
 
 
@@ -227,12 +248,8 @@ def _spec(path: str | os.PathLike) -> dict:
   return {
     "driver": "zarr3",
     "kvstore": kvstore,
+    "context": retry.TENSORSTORE,
     # A chunk of zeros is written too: its presence says that it is done.
     "store_data_equal_to_fill_value": True,
     "recheck_cached_data": True,
   }
-
-
-def _reason(e: Exception) -> str:
-  """The first clause of a tensorstore message, without its source trail."""
-  return str(e).split(" [")[0].strip().splitlines()[0][:300]

@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 
 import diffmem
-from diffmem import processes
+from diffmem import buckets, lease, processes, retry
 
 try:
   import fcntl
@@ -37,8 +37,8 @@ _COMMANDS = {"data": "train", "captions": "train"}
 
 
 def path(p: str | os.PathLike) -> epath.Path:
-  """A local or bucket path (gs://, s3://); ~ is expanded."""
-  return epath.Path(p).expanduser()
+  """A local path, ~ expanded, or one on a bucket (gs://)."""
+  return epath.Path(p).expanduser() if is_local(p) else buckets.path(p)
 
 
 def of(root: str | os.PathLike, data: Mapping[str, Any]) -> epath.Path:
@@ -80,25 +80,35 @@ def write_bytes(target: str | os.PathLike, content: bytes) -> None:
   """Writes a file whole or not at all (a temporary file, then a rename).
 
   Of several processes only process 0 writes it.
+
+  Raises:
+    OSError: it cannot be written, or this run lost its lease of a bucket.
   """
   if not processes.leads():
     return
   target = path(target)
   if not is_local(target):
+    lease.check()
     target.write_bytes(content)  # an object store puts whole objects
     return
   temporary = f"{os.fspath(target)}.{os.getpid()}.tmp"
-  with open(temporary, "wb") as f:
-    f.write(content)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(temporary, target)
+
+  def write() -> None:
+    with open(temporary, "wb") as f:
+      f.write(content)
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(temporary, target)
+
+  retry.call(write, what=f"{target} could not be written:")
 
 
 def read_json(source: str | os.PathLike) -> Any:
   """Reads JSON; ValueError names a file that is not."""
+  source = path(source)
+  text = retry.call(source.read_text, what=f"{source} could not be read:")
   try:
-    return json.loads(path(source).read_text())
+    return json.loads(text)
   except ValueError as e:
     raise ValueError(
       f"{source} is not valid JSON ({e}); delete its folder and rerun its stage"
@@ -312,7 +322,10 @@ def difference(
 
 
 def _check_disk(root: epath.Path, folder: epath.Path, needs: int) -> None:
-  if is_local(root) and root.exists() and not root.is_dir():
+  if isinstance(root, buckets.Path):
+    buckets.check(root)
+    return
+  if root.exists() and not root.is_dir():
     raise NotADirectoryError(f"--workdir={root} is a file, not a folder")
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -320,8 +333,6 @@ def _check_disk(root: epath.Path, folder: epath.Path, needs: int) -> None:
     raise OSError(
       f"cannot make {folder} ({e.strerror or e}); choose a writable --workdir"
     ) from e
-  if not is_local(folder):
-    return
   probe = folder / f".writable.{os.getpid()}"
   try:
     probe.write_bytes(b"\0" * 4096)
@@ -342,7 +353,11 @@ def _check_disk(root: epath.Path, folder: epath.Path, needs: int) -> None:
 @contextlib.contextmanager
 def _lock(folder: epath.Path) -> Iterator[None]:
   """One writer a folder; the lock goes with its process, even if killed."""
-  if fcntl is None or not is_local(folder):
+  if not is_local(folder):
+    with lease.hold(folder):
+      yield
+    return
+  if fcntl is None:
     yield
     return
   with open(folder / ".lock", "a+") as f:

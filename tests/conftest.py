@@ -15,6 +15,9 @@ from unittest import mock
 import jax
 import pytest
 
+from diffmem import buckets, lease, retry
+from tests import object_store
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = os.environ.setdefault(
   "JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax")
@@ -40,6 +43,32 @@ def setup_arguments() -> dict:
   with mock.patch.dict("sys.modules", setuptools=fake):
     runpy.run_path(str(ROOT / "setup.py"))
   return fake.setup.call_args.kwargs
+
+
+@pytest.fixture(scope="session")
+def _server():
+  """One for all tests: gcsfs keeps the address that it saw first."""
+  pytest.importorskip("gcsfs", reason="needs the extra [gcs]")
+  with object_store.serve() as server:
+    yield server
+
+
+@pytest.fixture
+def bucket(_server, monkeypatch):
+  """The empty bucket gs://bucket; failing requests are repeated at once."""
+  import gcsfs.retry  # pyright: ignore[reportMissingImports]
+
+  monkeypatch.setattr(gcsfs.retry, "min", lambda *_: 0.0, raising=False)
+  monkeypatch.setattr(retry, "FIRST", 0.001)
+  quick = {"max_retries": 2, "initial_delay": "1ms", "max_delay": "2ms"}
+  monkeypatch.setitem(retry.TENSORSTORE, "gcs_request_retries", quick)
+  monkeypatch.setattr(lease, "BEAT", 0.1)
+  monkeypatch.setattr(lease, "EXPIRY", 1.0)
+  monkeypatch.setattr(lease, "_lost", [])
+  buckets.check.cache_clear()
+  _server.clear()
+  yield _server
+  _server.clear()
 
 
 @pytest.fixture(scope="session")

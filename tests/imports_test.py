@@ -15,6 +15,9 @@ CHAIN = (
   "arrays",
   "keys",
   "stats",
+  "retry",
+  "buckets",
+  "lease",
   "processes",
   "workdir",
   "progress",
@@ -164,6 +167,7 @@ def test_dependencies_are_what_is_imported(root, setup_arguments):
   distributions = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "fsspec": "etils",  # brings it
     "jax_privacy": "jax-privacy",
     "markupsafe": "jinja2",  # is part of it
     "orbax": "orbax-checkpoint",

@@ -9,13 +9,13 @@
 Other keys are ignored. Nothing is ever unpickled.
 """
 
-import pathlib
 import zipfile
 import zlib
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
+from diffmem import workdir
 from diffmem.data.dataset import Dataset, check_images, check_integers
 from diffmem.data.images import Fit
 
@@ -61,7 +61,7 @@ def npz(argument: str, fit: Fit, data_dir: object) -> Dataset:
 
 def read(argument: str) -> dict[str, Shaped[np.ndarray, "..."]]:
   """The arrays named in KEYS; `images` must be there."""
-  path = pathlib.Path(argument).expanduser()
+  path = workdir.path(argument)  # an audit keeps arrays in its workdir
   if not argument or not path.is_file():
     raise FileNotFoundError(
       f"source 'npz:{argument}': no such file; expected npz:PATH"

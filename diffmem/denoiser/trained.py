@@ -56,7 +56,7 @@ def load(root: str | os.PathLike, *, step: int | None = None) -> Denoiser:
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   here = mesh.replicated(mesh.local_mesh())
   folder = workdir.path(root) / "train" / "checkpoints"
-  with checkpoint.Checkpointer(folder) as checkpointer:
+  with checkpoint.Checkpointer(folder, clean=False) as checkpointer:
     parts = checkpointer.restore(
       {"ema": checkpoint.abstract(shapes, here)},
       config["train"]["steps"] if step is None else step,
@@ -70,7 +70,8 @@ def steps(root: str | os.PathLike) -> list[int]:
   folder = workdir.path(root) / "train" / "checkpoints"
   if not folder.exists():
     return []
-  return sorted(int(f.name) for f in folder.iterdir() if f.name.isdigit())
+  with checkpoint.Checkpointer(folder, clean=False) as checkpointer:
+    return checkpointer.steps()
 
 
 def _learned(diffusion: dict) -> bool:

@@ -19,6 +19,8 @@ from typing import Any
 
 from etils import epath
 
+from diffmem import buckets
+
 BEAT = 2.0  # seconds between two beats
 SILENT = 30.0  # seconds without a beat after which a member counts as dead
 POLL = 0.5  # seconds between two looks at the others
@@ -41,6 +43,8 @@ class Member:
     count: int,
     about: dict[str, Any] | None = None,
   ):
+    if "://" in os.fspath(folder):
+      buckets.path(folder)  # prepares its client; beats are not tried again
     self.folder = epath.Path(folder)
     self.index, self.count = index, count
     self.nonce = secrets.token_hex(6)

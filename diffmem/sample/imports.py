@@ -16,7 +16,6 @@ import hashlib
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -281,5 +280,5 @@ def _write(
       )
     for key, value in records.about(job, filled).items():
       stage.record(key, value)
-  shutil.rmtree(stage.folder / "decoded", ignore_errors=True)
+  (stage.folder / "decoded").rmtree(missing_ok=True)
   _log.info("import: %s", records.summary(job, filled))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures while training: a grid of samples, the same noise each time."""
 
+import io
 import math
 import os
 from collections.abc import Callable
@@ -58,5 +59,6 @@ def save_grid(images: UInt8[np.ndarray, "b h w c"], file: os.PathLike) -> None:
   picture = Image.fromarray(grid[..., 0] if c == 1 else grid)
   file = workdir.path(file)
   file.parent.mkdir(parents=True, exist_ok=True)
-  with file.open("wb") as f:
-    picture.save(f, format="PNG")
+  content = io.BytesIO()
+  picture.save(content, format="PNG")
+  workdir.write_bytes(file, content.getvalue())

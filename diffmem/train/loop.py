@@ -20,6 +20,7 @@ from diffmem import checkpoint, mesh, workdir
 from diffmem.progress import Progress
 
 _log = logging.getLogger(__name__)
+_SECONDS = 60  # between two times that metrics.jsonl is put on a bucket
 
 
 def loop(
@@ -82,6 +83,7 @@ def loop(
       if step % log_every == 0 or save:
         bar.update(len(pending), **flush(step))
       if save:
+        lines.keep()
         parts = {"ema": state["ema"], "state": _without_ema(state)}
         checkpointer.save(step, parts, meta=meta)
       if preview and (step % preview_every == 0 or step == steps):
@@ -130,7 +132,7 @@ class _Metrics:
     self._writer = writer
     self._lines = _lines_up_to(self._file, first)
     self._seconds = self._lines[-1]["seconds"] if self._lines else 0.0
-    self._rewrite()
+    self.keep()
     self._start = self._last = time.monotonic()
 
   def write(self, step: int, values: list[dict]) -> dict[str, str]:
@@ -147,15 +149,21 @@ class _Metrics:
     if workdir.is_local(self._file):
       with open(self._file, "a") as f:
         f.write(json.dumps(line) + "\n")
-    else:
-      self._rewrite()
+    elif now - self._kept > _SECONDS:
+      self.keep()
     if self._writer:
       self._writer(line)
     return {"loss": f"{line['loss']:.4f}"}
 
-  def _rewrite(self) -> None:
+  def keep(self) -> None:
+    """Writes the file whole: before each checkpoint, which lines may not miss.
+
+    A bucket cannot append. There lines also come out once in _SECONDS; those
+    of steps after the last checkpoint are made again by a run that goes on.
+    """
     text = "".join(json.dumps(line) + "\n" for line in self._lines)
     workdir.write_bytes(self._file, text.encode())
+    self._kept = time.monotonic()
 
 
 def _lines_up_to(file, step: int) -> list[dict]:
