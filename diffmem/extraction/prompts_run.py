@@ -5,7 +5,8 @@ Needs no training images; with <root>/data it says which medoids are copies.
 Writes <root>/prompts:
 
 results.json  the counts, the edge and where it comes from, controls, the
-  histograms of distances within and across prompts, and with_training
+  histograms of distances within and across prompts, with_training, and where
+  prompts are captions of training images, captions (`prompts_captions`)
 ranking.csv   COLUMNS, one line for each flagged prompt, best first; training
   columns are empty without training images. `exact`: nothing is better than
   the clique that was found; `duplicates`: k of the training image.
@@ -35,14 +36,20 @@ import numpy as np
 
 import diffmem.data
 from diffmem import processes, store, workdir
-from diffmem.arrays import Float, UInt8
+from diffmem.arrays import Bool, Float, UInt8
 from diffmem.data import Dataset, Split
 from diffmem.distances import metrics
 from diffmem.extraction import prompts as attack
-from diffmem.extraction import prompts_bank, prompts_tables, prompts_training
+from diffmem.extraction import (
+  prompts_bank,
+  prompts_captions,
+  prompts_tables,
+  prompts_training,
+)
 from diffmem.extraction.prompts import Tested
 from diffmem.extraction.prompts_job import Job
 from diffmem.extraction.prompts_training import Matched
+from diffmem.sample import choosing
 from diffmem.sample.bank import Bank, open_bank
 from diffmem.sample.bank import digest as bank_digest
 
@@ -83,6 +90,8 @@ def run(
     "prompts": workdir.digest([bank.prompts, bank.prompt_ids]),
     "data": None if data is None else data[0].info["sha256"],
     "split": None if data is None else data[1].digest,
+    "captions": None if data is None else data[0].info["annotations_sha256"],
+    "chosen": workdir.digest(_kinds(root)),
   }
   config = {"seed": seed, "prompts": prompts}
   with workdir.stage(
@@ -103,16 +112,34 @@ def _examine(
   """Writes the tables; what results.json says. digest: of the bank."""
   options, matched = job.options, None
   tested, results = job.run()
+  results["captions"] = None
   ranked = attack.rank(tested)
   if data is not None:
     medoids = _medoids(job.images, ranked)
     matched = _match(medoids, *data, options)
+    hit = _hit(root, digest, job.bank, options["delta"])
+    enough = [
+      t.measured.prompt
+      for t in tested
+      if len(t.measured.rows) >= options["minimum"]
+    ]
     results["with_training"] = prompts_training.summary(
       matched,
       delta=options["delta"],
       searched=len(data[1].members),
-      extractable=_extractable(root, digest, job.bank, tested, options),
+      extractable=None if hit is None else int(hit[enough].sum()),
     ) | {"held_out": _control(medoids, *data, options["delta"], job.seed)}
+    results["captions"] = prompts_captions.summary(
+      tested,
+      ranked,
+      matched,
+      job.bank.prompts or (),
+      *data,
+      minimum=options["minimum"],
+      kinds=_kinds(root),
+      hit=hit,
+      seed=job.seed,
+    )
   prompts_tables.write(
     workdir.path(root) / "prompts",
     job.bank,
@@ -192,13 +219,6 @@ def _data(root: str | os.PathLike, bank: Bank) -> Data | None:
   return dataset, split
 
 
-def _digests(data: Data | None) -> dict[str, str | None]:
-  """Of the training images, where there are some."""
-  if data is None:
-    return {"data": None, "split": None}
-  return {"data": data[0].info["sha256"], "split": data[1].digest}
-
-
 def _medoids(
   images: store.Store, ranked: Sequence[Tested]
 ) -> UInt8[np.ndarray, "f h w c"]:
@@ -234,25 +254,25 @@ def _control(
   )
 
 
-def _extractable(
-  root: str | os.PathLike,
-  digest: str,
-  bank: Bank,
-  tested: Sequence[Tested],
-  options: dict,
-) -> int | None:
-  """Prompts that could be found, where the distances stage searched them."""
+def _hit(
+  root: str | os.PathLike, digest: str, bank: Bank, delta: float
+) -> Bool[np.ndarray, " p"] | None:
+  """Of each prompt, whether any generation lies within delta of a member.
+
+  None where the distances stage has not searched them.
+  """
   near = _near(root, digest, bank)
-  if near is None or bank.prompt_ids is None:
+  if near is None or bank.prompt_ids is None or bank.prompts is None:
     return None
-  enough = [
-    t.measured.prompt
-    for t in tested
-    if len(t.measured.rows) >= options["minimum"]
-  ]
-  return prompts_training.extractable(
-    bank.prompt_ids, near, np.array(enough, np.int64), options["delta"]
-  )
+  return prompts_training.hit(bank.prompt_ids, near, len(bank.prompts), delta)
+
+
+def _kinds(root: str | os.PathLike) -> dict[str, str] | None:
+  """Why each prompt was chosen, where it was; see `sample.choosing`."""
+  table = workdir.path(root) / "chosen" / choosing.FILE
+  if not table.exists():
+    return None
+  return {row.caption: row.kind for row in choosing.read(table)}
 
 
 def _near(

@@ -133,12 +133,17 @@ def control(
   return found
 
 
-def extractable(
+def hit(
   prompt_ids: Int[np.ndarray, " n"],
   near: Float[np.ndarray, " n"],
-  tested: Int[np.ndarray, " p"],
+  prompts: int,
   delta: float,
-) -> int:
-  """Of the tested prompts, those with a generation within delta."""
-  hit = np.unique(prompt_ids[near <= delta])
-  return int(np.isin(tested, hit).sum())
+) -> Bool[np.ndarray, " p"]:
+  """Of each prompt, whether any generation lies within delta.
+
+  prompt_ids: of the generations, -1 for none; near: their distance to the
+  nearest training image; prompts: how many there are.
+  """
+  found = np.zeros(prompts, bool)
+  found[np.unique(prompt_ids[(near <= delta) & (prompt_ids >= 0)])] = True
+  return found

@@ -87,8 +87,9 @@ def run(
     root: the workdir; its data must have been prepared.
     seed: of the order among equals, and of the ordinary prompts.
     choose: duplicated, outliers, ordinary (how many of each), delta,
-      neighbours, and features (arguments of `features.create` with its
-      "batch", or None for pixels).
+      neighbours, features (arguments of `features.create` with "batch", or
+      None for pixels), and table, of another run, whose prompts and kinds are
+      taken in place of any choice, their counts measured here (or None).
     progress: show the rate and the time left.
 
   Raises:
@@ -99,11 +100,19 @@ def run(
   _check(choose)
   captions, ids = texts.distinct(dataset)
   own = ids[dataset.rows(split.members)]
-  asked = sum(choose[kind] for kind in KINDS)
-  if asked > len(np.unique(own)):
+  sizes = {kind: choose[kind] for kind in KINDS}
+  if sum(sizes.values()) > len(np.unique(own)):
     raise ValueError(
-      f"choose asks for {asked} prompts, but training images have "
-      f"{len(np.unique(own))} captions: ask for fewer"
+      f"choose asks for {sum(sizes.values())} prompts, but training images "
+      f"have {len(np.unique(own))} captions: ask for fewer"
+    )
+  table = None if choose["table"] is None else read(choose["table"])
+  name_of = {captions[i]: i for i in np.unique(own).tolist()}
+  unknown = [row.caption for row in table or () if row.caption not in name_of]
+  if unknown:
+    raise ValueError(
+      f"choose.table={choose['table']}: {len(unknown)} of its prompts are no "
+      f"captions of training images, {unknown[0][:80]!r} the first"
     )
   inputs = {
     "dataset": dataset.info["sha256"],
@@ -114,19 +123,15 @@ def run(
   with workdir.stage(root, "chosen", config=config, inputs=inputs) as stage:
     if not stage.finished:
       counts, outlier = _measure(stage.folder, dataset, split, choose, progress)
-      chosen = select(
-        own,
-        counts,
-        outlier,
-        sizes={kind: choose[kind] for kind in KINDS},
-        seed=seed,
-      )
+      chosen = select(own, counts, outlier, sizes=sizes, seed=seed)
+      if table is not None:
+        chosen = [(name_of[row.caption], row.kind) for row in table]
       rows = [
         _describe(caption, kind, captions, own, counts, outlier, split.members)
         for caption, kind in chosen
       ]
       write(stage.folder / FILE, rows)
-      stage.record("prompts", {kind: choose[kind] for kind in KINDS})
+      stage.record("prompts", sizes)
       stage.record("neighbours", _neighbours(choose, len(split.members)))
   return read(workdir.path(root) / "chosen" / FILE)
 

@@ -112,8 +112,8 @@ def run_denoiser(
   Args:
     root: the workdir.
     denoiser: any; sampled on the host where it is not traceable.
-    conditions: [p ...], cond for each prompt. Without, a denoiser of classes
-      gets them in turns.
+    conditions: cond for each prompt, a tree of arrays [p ...]. Without, a
+      denoiser of classes gets them in turns.
     stepper, steps, eta, guidance, clip: see `chain.chain`.
     name: of the denoiser.
     **options: n, prompts, per_prompt, batch, seed, progress of `run`.
@@ -147,19 +147,19 @@ def _conditional(
   make: chain.Sampler, conditions: Any, options: dict[str, Any]
 ) -> bank.Generate:
   """The sampler with the condition of each id's prompt."""
-  conditions = jnp.asarray(conditions)
+  conditions = jax.tree.map(jnp.asarray, conditions)
+  count = len(jax.tree.leaves(conditions)[0])
   per_prompt, prompts = options.get("per_prompt"), options.get("prompts")
-  if per_prompt is None or prompts is None or len(prompts) != len(conditions):
-    raise ValueError(
-      f"{len(conditions)} conditions need as many prompts, and per_prompt"
-    )
+  if per_prompt is None or prompts is None or len(prompts) != count:
+    raise ValueError(f"{count} conditions need as many prompts, and per_prompt")
 
   def generate(
     params: object, ids: Int[Any, " b"], key: Key[jax.Array, ""]
   ) -> Float[jax.Array, "b h w c"]:
     # The last block runs past n and is cut.
-    rows = jnp.minimum(jnp.asarray(ids) // per_prompt, len(conditions) - 1)
-    return make(params, ids, key, conditions[rows])
+    rows = jnp.minimum(jnp.asarray(ids) // per_prompt, count - 1)
+    cond = jax.tree.map(lambda leaf: leaf[rows], conditions)
+    return make(params, ids, key, cond)
 
   return generate
 

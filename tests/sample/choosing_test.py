@@ -8,6 +8,7 @@ from diffmem.sample import choosing, prompts
 
 RNG = np.random.default_rng(5)
 CHOOSE = dict(
+  table=None,
   duplicated=3,
   outliers=2,
   ordinary=2,
