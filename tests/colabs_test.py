@@ -19,7 +19,10 @@ BADGE = (
   "(https://colab.research.google.com/assets/colab-badge.svg)]"
   f"(https://colab.research.google.com/github/{REPOSITORY}/blob/main/colabs/"
 )
-IMPORTS = {"diffmem", "jax", "matplotlib", "numpy", "sys"}
+IMPORTS = {
+  *("csv", "json", "sys", "tempfile"),
+  *("diffmem", "jax", "matplotlib", "numpy"),
+}
 
 
 def source(cell: dict) -> str:
