@@ -32,11 +32,20 @@ def sharded(mesh: Mesh) -> NamedSharding:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
   """Places one copy of every array on each device, once, before a loop."""
+  if mesh.is_multi_process:  # each process places the copies of its own
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
   return jax.device_put(tree, replicated(mesh))
+
+
+def local(tree: Any) -> Any:
+  """The first copy that this process has of every replicated array."""
+  return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def shard(tree: Any, mesh: Mesh) -> Any:
   """Splits the leading axis of every array over the devices.
+
+  Every process has the whole arrays, and places its own rows.
 
   Raises:
     ValueError: the leading axis is not divisible by the number of devices.
@@ -47,4 +56,12 @@ def shard(tree: Any, mesh: Mesh) -> Any:
         f"a batch of {leaf.shape[0]} does not divide over {mesh.size} "
         f"devices; use a multiple of {mesh.size}"
       )
-  return jax.device_put(tree, sharded(mesh))
+  if not mesh.is_multi_process:
+    return jax.device_put(tree, sharded(mesh))
+
+  def place(x: np.ndarray) -> jax.Array:
+    return jax.make_array_from_callback(
+      x.shape, sharded(mesh), lambda index: x[index]
+    )
+
+  return jax.tree.map(place, tree)

@@ -133,7 +133,6 @@ def _check_sizes(made: tuple[int, ...], given: tuple[int, ...]) -> None:
     )
 
 
-@processes.led
 def fit_model(
   root: str | os.PathLike,
   *,
@@ -148,15 +147,35 @@ def fit_model(
   """The train stage: the model, with pictures of what it draws, and shadows.
 
   A split without members has no model but the shadows; data.split.shadow=i
-  trains that one alone.
+  trains that one alone. Several processes train one model together.
   """
-  sections: dict[str, Any] = dict(
+  processes.together(
+    _fit,
+    root,
     seed=seed,
     data=data,
     models=models,
     diffusion=diffusion,
     train=train,
+    sample=sample,
     progress=progress,
+  )
+
+
+def _fit(
+  root: str | os.PathLike,
+  *,
+  seed: int,
+  data: dict,
+  train: dict,
+  sample: dict | None,
+  **rest: Any,
+) -> None:
+  sections: dict[str, Any] = dict(
+    seed=seed,
+    data=data,
+    train=train,
+    **rest,
   )
   split, hook = data["split"], None
   if sample is not None:

@@ -332,6 +332,7 @@ def _joined(name: str, config: dict, folder: str) -> Iterator[None]:
   about = {
     "program": f"diffmem-{name}",
     "version": diffmem.__version__,
+    "coordinator": given["coordinator"],
     "config": config,
   }
   try:

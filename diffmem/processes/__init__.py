@@ -30,6 +30,7 @@ __all__ = [
   "leads",
   "leave",
   "led",
+  "meet_at",
   "parts",
   "share",
   "together",
@@ -152,6 +153,14 @@ def wait(
   return _run.member.wait(name, who, **more)
 
 
+def meet_at(name: str) -> None:
+  """Waits until every process has come to this point."""
+  if count() > 1:
+    here = event(name)
+    announce(here)
+    wait(here)
+
+
 def led(function: F) -> F:
   """Makes a function that process 0 alone runs, while the others wait.
 
@@ -204,10 +213,7 @@ def parts(
 
   for _ in itertools.count():
     todo = missing()
-    if count() > 1:  # nobody writes before all have looked
-      looked = event(f"{what} looked at")
-      announce(looked)
-      wait(looked)
+    meet_at(f"{what} looked at")  # nobody writes before
     if not todo:
       if meanwhile is not None and count() > 1:
         meanwhile()

@@ -183,14 +183,22 @@ def _connect(plan: _Plan, announce: Callable[[str, Any], None]) -> None:
   member.name = own
   import jax
 
-  jax.distributed.initialize(
-    coordinator_address=plan.coordinator,
-    num_processes=plan.count,
-    process_id=plan.index,
-    local_device_ids=plan.devices,
-    cluster_detection_method="deactivate",
-    initialization_timeout=CONNECT,
-  )
+  processes.meet_at("ready to connect")
+  try:
+    jax.distributed.initialize(
+      coordinator_address=plan.coordinator,
+      num_processes=plan.count,
+      process_id=plan.index,
+      local_device_ids=plan.devices,
+      cluster_detection_method="deactivate",
+      initialization_timeout=CONNECT,
+    )
+  except Exception as e:
+    raise ConnectionError(
+      f"process {plan.index} cannot connect through {plan.coordinator} "
+      f"({str(e).splitlines()[0][:200]}); give --coordinator=HOST:PORT, an "
+      "address of process 0 that all machines reach, with a free port"
+    ) from e
 
 
 def _end_with_parent() -> None:
@@ -204,7 +212,10 @@ def _end_with_parent() -> None:
 def _quiet() -> None:
   """Our own messages, in the form of the programs; nobody else's."""
   logging.basicConfig(
-    level=logging.CRITICAL, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    level=logging.CRITICAL,
+    format="%(asctime)s %(message)s",
+    datefmt="%H:%M:%S",
+    force=True,
   )
   logging.getLogger("diffmem").setLevel(logging.INFO)
   logging.getLogger("absl").setLevel(logging.CRITICAL)

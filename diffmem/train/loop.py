@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffmem import checkpoint, mesh, workdir
+from diffmem import checkpoint, mesh, processes, workdir
 from diffmem.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def loop(
         parts = {"ema": state["ema"], "state": _without_ema(state)}
         checkpointer.save(step, parts, meta=meta)
       if preview and (step % preview_every == 0 or step == steps):
-        preview(step, state["ema"])
+        preview(step, mesh.local(state["ema"]))
   checkpointer.wait()
   return state
 
@@ -146,7 +146,9 @@ class _Metrics:
     line["seconds"] = round(self._seconds + now - self._start, 3)
     self._last = now
     self._lines.append(line)
-    if workdir.is_local(self._file):
+    if not processes.leads():
+      pass
+    elif workdir.is_local(self._file):
       with open(self._file, "a") as f:
         f.write(json.dumps(line) + "\n")
     elif now - self._kept > _SECONDS:

@@ -15,7 +15,7 @@ import optax
 
 import diffmem.data
 import diffmem.models
-from diffmem import checkpoint, keys, mesh, workdir
+from diffmem import checkpoint, keys, mesh, processes, workdir
 from diffmem.data import canaries, streams
 from diffmem.denoiser import trained
 from diffmem.diffusion import schedules
@@ -132,7 +132,9 @@ def run(
     stage.record("shape", shape)
     stage.record("parameters", size)
     build = functools.partial(trained.build, shape, models, diffusion)
-    draw = preview and preview(build, stage.folder / "previews")
+    draw = None
+    if preview and processes.leads():
+      draw = preview(build, stage.folder / "previews")
     ema = _train(stage, config, shared, dataset, split, draw, progress)
     stage.record("weights", digest(ema))
     stage.record("images", canaries.trained_on(split))
@@ -198,7 +200,7 @@ def _train(stage, config, program, dataset, split, preview, progress) -> Any:
       preview_every=train["preview_every"],
       preview=preview,
       writer=tensorboard.writer(stage.folder / "tensorboard")
-      if train["tensorboard"]
+      if train["tensorboard"] and processes.leads()
       else None,
       meta=workdir.plain(config),
       progress=progress,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffmem import arrays, keys, mesh
+from diffmem import arrays, keys, mesh, processes
 from diffmem.arrays import AnyArray, Float, Key, UInt8
 from diffmem.diffusion import losses
 from diffmem.diffusion.schedules import Schedule
@@ -91,12 +91,30 @@ def create(
 
   whole = mesh.replicated(mesh.data_mesh())
   rows = mesh.sharded(mesh.data_mesh())
-  return jax.jit(
+  jitted = jax.jit(
     step,
     in_shardings=(whole, rows, whole),
     out_shardings=(whole, whole),
     donate_argnums=0,
   )
+  return jitted if processes.count() == 1 else _in_step(jitted)
+
+
+def _in_step(jitted: Any) -> Callable:
+  """The same, whose first run begins in all processes at the same time.
+
+  Compilers are not equally fast, and collectives wait half a minute at most.
+  """
+  compiled: Any = None
+
+  def call(*args: Any) -> Any:
+    nonlocal compiled
+    if compiled is None:
+      compiled = jitted.lower(*args).compile()
+      processes.meet_at("step compiled")
+    return compiled(*args)
+
+  return call
 
 
 def _draw(
