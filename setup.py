@@ -40,7 +40,10 @@ setuptools.setup(
     "diffmem.configs",
   ],
   package_dir={"diffmem.configs": "configs"},
-  package_data={"diffmem.report": ["templates/*"]},
+  package_data={
+    "diffmem": ["py.typed"],
+    "diffmem.report": ["templates/*"],
+  },
   install_requires=[
     "absl-py",
     "etils[epath]",

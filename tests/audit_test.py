@@ -41,6 +41,15 @@ def audited(config, tmp_path_factory):
   return workdir, results
 
 
+def test_every_stage_says_which_version_made_it(audited):
+  workdir, results = audited
+  made = list(workdir.glob("*/meta.json"))
+  assert {path.parent.name for path in made} >= {"data", "report"}
+  assert {path.parent.name for path in made} >= set(results["stages"])
+  for path in made:
+    assert json.loads(path.read_text())["version"] == diffmem.__version__
+
+
 def test_results_hold_what_is_promised(audited, config):
   workdir, results = audited
   report = workdir / "report"

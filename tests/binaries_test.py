@@ -12,6 +12,11 @@ from diffmem.bin import program
 HEAVY = (
   "jax",
   "flax",
+  "optax",
+  "orbax",
+  "tensorflow",
+  "tensorflow_datasets",
+  "torch",
   "numpy",
   "scipy",
   "sklearn",

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+import diffmem
 from diffmem import workdir
 from diffmem.data import captions as texts
 from diffmem.data import given, splits
@@ -126,7 +127,11 @@ def _keep(
   folder: epath.Path, dataset: Dataset, drawn: Split
 ) -> tuple[Dataset, Split]:
   """Writes data and split, or holds them to what an earlier run wrote."""
-  meta = {"dataset": dataset.info, "split": drawn.info}
+  meta = {
+    "dataset": dataset.info,
+    "split": drawn.info,
+    "version": diffmem.__version__,
+  }
   if (folder / "meta.json").exists():
     old = workdir.read_json(folder / "meta.json")
     compare(folder, old, meta)

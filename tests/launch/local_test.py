@@ -3,12 +3,15 @@
 
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 
 import pytest
+
+from diffmem.bin import program
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
@@ -77,6 +80,16 @@ def test_commands_of_the_guide_would_run(call, root):
     done = call(pathlib.Path(script).stem, "--dry-run", *args, root=root)
     assert (done.returncode, done.stderr) == (0, ""), command
   assert named == {path.name for path in SCRIPTS} - {"local.sh"}
+
+
+def test_programs_know_the_flags_that_launchers_add(root):
+  added = set()
+  for script in SCRIPTS:
+    text = script.read_text(encoding="utf-8")
+    added |= set(re.findall(r"--(process(?:es)?|coordinator)=[\"\\$n]", text))
+    added |= set(re.findall(r"--(distributed)\b", text))
+  assert added == {"processes", "process", "coordinator", "distributed"}
+  assert added <= set(program.flags.FLAGS)
 
 
 @pytest.mark.parametrize("stage", STAGES)
