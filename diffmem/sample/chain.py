@@ -36,6 +36,7 @@ def chain(
   guidance: float,
   clip: bool,
   spacing: str = "uniform",
+  prepare: Callable[..., Any] | None = None,
 ) -> Sampler:
   """fn(params, ids int [b], key, cond=None) -> images float32 [b h w c].
 
@@ -48,6 +49,8 @@ def chain(
     guidance: classifier-free scale, 1 for the plain model.
     clip: limit each predicted x0 to [-1, 1] (not for a model of latents).
     spacing: see schedules.respace.
+    prepare: prepare(params, x, cond, id_keys) -> cond, once before the first
+      step at x_{T-1}; see `sample.mitigation`.
 
   Returns:
     fn, which JAX can trace if the denoiser is traceable. cond has one row per
@@ -71,6 +74,8 @@ def chain(
       raise ValueError(f"guidance={guidance} needs cond, got None")
     id_keys = keys.per_id(key, ids)
     x = start_noise(id_keys, denoiser.shape)
+    if prepare is not None:
+      cond = prepare(params, x, cond, id_keys)
     run = _scan if denoiser.traceable else _host_loop
     x = run(lambda x, t: predict(params, x, t, cond), update, x, table, id_keys)
     return x if denoiser.decode is None else denoiser.decode(x)
