@@ -349,11 +349,13 @@ def _joined(name: str, config: dict, folder: str) -> Iterator[None]:
 
 def _folder(config: dict, workdir: str) -> str:
   """Where stages work: the workdir, or in it the folder of a shadow model."""
+  from diffmem import buckets
   from diffmem import workdir as folders
 
-  if "data" not in config:
-    return workdir
-  return os.fspath(folders.of(workdir, config["data"]))
+  root = folders.of(workdir, config.get("data", {}))
+  if isinstance(root, buckets.Path):
+    buckets.check(root)
+  return os.fspath(root)
 
 
 def _cache_compilations() -> None:
