@@ -105,7 +105,7 @@ class Path(gpath.PosixGPath):
   ) -> Any:
     """Calls the bucket; errors name the path and their remedy."""
     try:
-      return retry.call(do, what=f"{self} could not be {what}:", tries=tries)
+      return retry.call(do, what=f"{self} could not be {what}", tries=tries)
     except _PLAIN:
       raise
     except Exception as e:
@@ -147,12 +147,12 @@ def check(root: Path) -> None:
   Raises:
     OSError: the bucket is not there, out of reach or lacks a right.
   """
-  probe = root / f".writable.{uuid.uuid4().hex}"
+  probe = _Plain(root / f".writable.{uuid.uuid4().hex}")
   try:
     # One try: gcsfs has made its own by then, half a minute of them.
-    probe._ask("written", lambda: _Plain(probe).write_bytes(b"\0"), tries=1)
-    probe._ask("read", lambda: _Plain(probe).read_bytes(), tries=1)
-    probe._ask("deleted", lambda: _Plain(probe).unlink(), tries=1)
+    root._ask("written", lambda: probe.write_bytes(b"\0"), tries=1)
+    root._ask("read", probe.read_bytes, tries=1)
+    root._ask("deleted", probe.unlink, tries=1)
   except FileNotFoundError as e:
     raise FileNotFoundError(
       f"--workdir={root}: there is no bucket {root.parts[2]!r}, or this "

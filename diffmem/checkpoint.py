@@ -44,7 +44,7 @@ class Checkpointer:
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore[reportArgumentType]
         cleanup_tmp_directories=clean,
       ),
-      what=f"{self.folder} could not be opened:",
+      what=f"{self.folder} could not be opened",
     )
     self._last: tuple[int, dict[str, Any], dict] | None = None
 
@@ -74,7 +74,9 @@ class Checkpointer:
       _log.warning("%s; that of step %d is saved instead", text, step)
     self._last = step, parts, meta
     try:
-      retry.call(self._start, what=f"checkpoint {self.folder / str(step)}:")
+      retry.call(
+        self._start, what=f"checkpoint {self.folder / str(step)} failed"
+      )
     except Exception as e:
       raise OSError(self._failed("written", step, e) + _ADVICE) from e
 
@@ -99,7 +101,7 @@ class Checkpointer:
     try:
       return retry.call(
         lambda: self._checkpointer.load_checkpointables(step, abstract),
-        what=f"checkpoint {self.folder / str(step)}:",
+        what=f"checkpoint {self.folder / str(step)} failed",
       )
     except Exception as e:
       raise ValueError(
@@ -124,7 +126,7 @@ class Checkpointer:
 
     step = self._last and self._last[0]
     try:
-      retry.call(finish, what=f"checkpoint {self.folder / str(step)}:")
+      retry.call(finish, what=f"checkpoint {self.folder / str(step)} failed")
     except Exception as e:
       raise OSError(self._failed("written", step, e) + _ADVICE) from e
     self._last = None

@@ -137,7 +137,7 @@ class _Lease:
       done = self._store.write(self.name, content, if_equal=generation)
       return done.result().generation
 
-    written = retry.call(write, what=f"{self.folder}/{self.name}:")
+    written = retry.call(write, what=f"{self.folder}/{self.name} failed")
     if not written:
       # The condition fails, too, when the answer to a first try was lost.
       found = self._read()
@@ -150,7 +150,7 @@ class _Lease:
   def _read(self) -> Any:
     return retry.call(
       lambda: self._store.read(self.name).result(),
-      what=f"{self.folder}/{self.name}:",
+      what=f"{self.folder}/{self.name} failed",
     )
 
   def _lose(self, why: str) -> None:

@@ -70,7 +70,7 @@ def call(
 
   Args:
     do: may be called several times; has the same effect each time.
-    what: is being done to which path, for the log and the error.
+    what: what it means if it fails, "PATH could not be read".
     tries: how often it is called at most.
 
   Raises:
@@ -86,9 +86,10 @@ def call(
       seconds = time.monotonic() - start
       wait = FIRST * 2**k * random.uniform(0.5, 1.5)
       if k + 1 == tries or seconds + wait > LIMIT:
+        often = f" {k + 1} times in {seconds:.0f} s" if k else ""
         raise OSError(
-          f"{what} failed {k + 1} times in {seconds:.0f} s ({reason(e)}); "
-          "what is there is kept: rerun when the storage answers again"
+          f"{what}{often} ({reason(e)}); what is there is kept: rerun when the "
+          "storage answers again"
         ) from e
       _log.warning(
         "%s: %s; try %d of %d in %.1f s", what, reason(e), k + 2, tries, wait
@@ -99,14 +100,14 @@ def call(
 
 def passing(error: BaseException) -> bool:
   """Whether the same call may well succeed a little later."""
-  if isinstance(error, OSError) and error.errno is not None:
-    return error.errno in _PASSING
   if isinstance(error, TimeoutError | ConnectionError):
     return True
   if getattr(error, "code", None) in _STATUSES:  # gcsfs.retry.HttpError
     return True
   if _NAMES & {kind.__name__ for kind in type(error).__mro__}:
     return True
+  if isinstance(error, OSError) and error.errno is not None:
+    return error.errno in _PASSING
   if isinstance(error, ValueError) and _TENSORSTORE.match(str(error)):
     return True
   return error.__cause__ is not None and passing(error.__cause__)

@@ -131,7 +131,7 @@ class Store:
     )
 
   def _ask(self, what: str, do: Callable[[], Any]) -> Any:
-    return retry.call(do, what=f"{self.path} could not be {what}:")
+    return retry.call(do, what=f"{self.path} could not be {what}")
 
   def verify(self) -> None:
     """Reads every chunk that is there.
@@ -190,7 +190,7 @@ def create(
   try:
     array = retry.call(
       lambda: ts.open(spec, open=True, create=True).result(),
-      what=f"{path} could not be made:",
+      what=f"{path} could not be made",
     )
   except ValueError as e:
     raise ValueError(
@@ -232,7 +232,7 @@ def open(path: str | os.PathLike, *, write: bool = False) -> Store:
   try:
     array = retry.call(
       lambda: ts.open(_spec(path), open=True, read=True, write=write).result(),
-      what=f"{path} could not be opened:",
+      what=f"{path} could not be opened",
     )
   except ValueError as e:
     raise ValueError(f"{path} cannot be opened ({retry.reason(e)})") from e

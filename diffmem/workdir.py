@@ -100,13 +100,13 @@ def write_bytes(target: str | os.PathLike, content: bytes) -> None:
       os.fsync(f.fileno())
     os.replace(temporary, target)
 
-  retry.call(write, what=f"{target} could not be written:")
+  retry.call(write, what=f"{target} could not be written")
 
 
 def read_json(source: str | os.PathLike) -> Any:
   """Reads JSON; ValueError names a file that is not."""
   source = path(source)
-  text = retry.call(source.read_text, what=f"{source} could not be read:")
+  text = retry.call(source.read_text, what=f"{source} could not be read")
   try:
     return json.loads(text)
   except ValueError as e:
