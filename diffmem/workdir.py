@@ -44,25 +44,43 @@ def path(p: str | os.PathLike) -> epath.Path:
 def of(root: str | os.PathLike, data: Mapping[str, Any]) -> epath.Path:
   """The workdir of the model that the config section `data` is about.
 
-  That of shadow model i (data.split.shadow=i) is <root>/shadows/<i>, in
-  which every stage finds its folders as elsewhere; other models have `root`.
-  A root that is the shadow's own folder already is returned as it is.
+  That of shadow model i (data.split.shadow=i) is <root>/shadows/<i>, that of
+  super-resolution stage i (data.upsampler=i) <root>/upsamplers/<i>; in it
+  every stage finds its folders as elsewhere. Other models have `root`. A root
+  that is the model's own folder already is returned as it is.
 
   Raises:
-    ValueError: the root is the folder of another shadow.
+    ValueError: the root is the folder of another one, or both are asked for.
   """
   root = path(root)
-  shadow = data.get("split", {}).get("shadow")  # given data have no split
-  if shadow is None:
-    return root
-  if root.parent.name == "shadows" and root.name.isdigit():
-    if root.name == str(shadow):
-      return root
+  found = {
+    "shadow": data.get("split", {}).get("shadow"),  # given data have no split
+    "upsampler": data.get("upsampler"),
+  }
+  chosen = {name: i for name, i in found.items() if i is not None}
+  if len(chosen) > 1:
     raise ValueError(
-      f"--workdir={root} is that of shadow {root.name}, the config is of "
-      f"shadow {shadow}: give {root.parent.parent}"
+      f"data.split.shadow={found['shadow']} with data.upsampler="
+      f"{found['upsampler']}: shadow models share the upsamplers of the whole "
+      "run, give one of the two"
     )
-  return root / "shadows" / str(shadow)
+  for name, i in chosen.items():
+    if root.parent.name != f"{name}s" or not root.name.isdigit():
+      return root / f"{name}s" / str(i)
+    if root.name != str(i):
+      raise ValueError(
+        f"--workdir={root} is that of {name} {root.name}, the config is of "
+        f"{name} {i}: give {root.parent.parent}"
+      )
+  return root
+
+
+def whole(root: str | os.PathLike) -> epath.Path:
+  """The workdir of the whole run, where `root` is that of one model in it."""
+  root = path(root)
+  parts = ("shadows", "upsamplers")
+  inside = root.parent.name in parts and root.name.isdigit()
+  return root.parent.parent if inside else root
 
 
 def is_local(p: str | os.PathLike) -> bool:

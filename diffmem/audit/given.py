@@ -185,7 +185,7 @@ def _folder(folder: str | os.PathLike | None) -> epath.Path:
   return workdir.path(folder or tempfile.mkdtemp(prefix="diffmem-"))
 
 
-def _config(sections: Mapping[str, Any]) -> dict[str, dict]:
+def _config(sections: Mapping[str, Any]) -> dict[str, Any]:
   """The defaults with some settings changed; unknown ones are refused."""
   config = {name: dict(section) for name, section in DEFAULTS.items()}
   for name, section in sections.items():

@@ -8,6 +8,7 @@ same call goes on from where an earlier one stopped.
 import logging
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -37,6 +38,7 @@ def run(
   models: dict | None = None,
   diffusion: dict | None = None,
   train: dict | None = None,
+  upsamplers: Sequence[dict] = (),
   sample: dict | None = None,
   distances: dict | None = None,
   features: dict | None = None,
@@ -49,9 +51,11 @@ def run(
 
   With `train` a model of our own is trained on `data`, and its shadow models;
   data.split.members=0 leaves these alone, and nothing is sampled. One shadow
-  (data.split.shadow=i) is audited in <root>/shadows/<i>. Without it, images or
-  a model from outside are audited: `sample` says where they are, and `data`
-  holds the training images, where anybody has them (`data.path`).
+  (data.split.shadow=i) is audited in <root>/shadows/<i>. With `upsamplers` the
+  model is the base of a cascade, whose other stages are trained too. Without
+  `train`, images or a model from outside are audited: `sample` says where they
+  are, and `data` holds the training images, where anybody has them
+  (`data.path`).
 
   Args:
     root: the workdir.
@@ -79,6 +83,7 @@ def run(
       models=models,
       diffusion=diffusion,
       train=train,
+      upsamplers=upsamplers,
       sample=sample,
       progress=progress,
     )
@@ -141,13 +146,16 @@ def fit_model(
   models: dict,
   diffusion: dict,
   train: dict,
+  upsamplers: Sequence[dict] = (),
   sample: dict | None = None,
   progress: bool = True,
 ) -> None:
   """The train stage: the model, with pictures of what it draws, and shadows.
 
   A split without members has no model but the shadows; data.split.shadow=i
-  trains that one alone. Several processes train one model together.
+  trains that one alone. Of a cascade the base is trained, then each of the
+  upsamplers; data.upsampler=i trains that one alone. Several processes train
+  one model together.
   """
   processes.together(
     _fit,
@@ -157,6 +165,7 @@ def fit_model(
     models=models,
     diffusion=diffusion,
     train=train,
+    upsamplers=upsamplers,
     sample=sample,
     progress=progress,
   )
@@ -168,6 +177,7 @@ def _fit(
   seed: int,
   data: dict,
   train: dict,
+  upsamplers: Sequence[dict],
   sample: dict | None,
   **rest: Any,
 ) -> None:
@@ -175,6 +185,7 @@ def _fit(
     seed=seed,
     data=data,
     train=train,
+    upsamplers=upsamplers,
     **rest,
   )
   split, hook = data["split"], None
@@ -182,7 +193,12 @@ def _fit(
     hook = preview.hook(seed=seed, sample=sample, count=train["preview"])
   if split["members"] != 0 or split["shadow"] is not None:
     fit.run(root, preview=hook, **sections)
-  if split["shadows"] and split["shadow"] is None:
+  if data.get("upsampler") is not None or split["shadow"] is not None:
+    return
+  for i in range(len(upsamplers)):
+    own: dict[str, Any] = sections | {"data": {**data, "upsampler": i}}
+    fit.run(root, preview=hook, **own)
+  if split["shadows"]:
     shadows.run(root, **sections)
 
 

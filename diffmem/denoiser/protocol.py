@@ -40,6 +40,8 @@ class Denoiser:
       samplers and attacks loop on the host.
     learned_variance: whether apply gives 2c channels.
     num_classes: how many class labels cond may take, if it is labels.
+    low: (y, x, c) of the images that it enlarges, given as cond["low"] with
+      their noise level as cond["level"]; None where it enlarges none.
     prediction: what apply predicts: "eps", "x0" or "v".
   """
 
@@ -55,6 +57,7 @@ class Denoiser:
   traceable: bool = True
   learned_variance: bool = False
   num_classes: int | None = None
+  low: tuple[int, int, int] | None = None
   prediction: str = "eps"
 
   def __post_init__(self):

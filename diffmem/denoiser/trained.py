@@ -31,8 +31,9 @@ def build(
     params=params,
     schedule=schedules.create(**diffusion["schedule"]),
     shape=model.shape,
-    null_cond=model.num_classes,
+    null_cond=model.null_cond,
     num_classes=model.num_classes,
+    low=model.low,
     learned_variance=_learned(diffusion),
     prediction=diffusion["prediction"],
   )

@@ -8,9 +8,11 @@ It knows no network: whatever maps (x_t, t, cond) to a prediction fits.
   losses     per example [b], for training and for membership alike
   steppers   ddpm and ddim: one pure function per reverse step
   guidance   classifier-free
+  augmentation  the noisy small image that super-resolution starts from
   likelihood the density of an image, and a bound on it
 """
 
+from diffmem.diffusion import augmentation as augmentation
 from diffmem.diffusion import guidance as guidance
 from diffmem.diffusion import likelihood as likelihood
 from diffmem.diffusion import losses as losses

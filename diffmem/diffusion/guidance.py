@@ -37,7 +37,9 @@ def guided(predict: Predict, null_cond: Any, scale: float) -> Predict:
   """predict(params, x_t, t, cond) -> (eps, fraction), with guidance.
 
   null_cond is one condition without the batch axis (a class number, an
-  embedding, or a tree of them). The variance fraction is the conditional one.
+  embedding, or a tree of them). Where conditions are a dict, what null_cond
+  leaves out is the same in both predictions: the image that super-resolution
+  enlarges. The variance fraction is the conditional one.
   """
 
   def predict_guided(params, x_t, t, cond):
@@ -89,16 +91,28 @@ def both(
 
   One network call on 2b examples.
   """
+  eps, fraction = predict(
+    params,
+    jnp.concatenate([x_t, x_t]),
+    jnp.concatenate([t, t]),
+    _doubled(jax.tree.map(jnp.asarray, cond), null_cond),
+  )
+  b = len(x_t)
+  return eps[:b], eps[b:], None if fraction is None else fraction[:b]
+
+
+def _doubled(cond: Any, null_cond: Any) -> Any:
+  """The conditions, then as many times the null condition."""
 
   def beside(leaf, null):
     null = jnp.broadcast_to(jnp.asarray(null, leaf.dtype), leaf.shape)
     return jnp.concatenate([leaf, null])
 
-  eps, fraction = predict(
-    params,
-    jnp.concatenate([x_t, x_t]),
-    jnp.concatenate([t, t]),
-    jax.tree.map(beside, jax.tree.map(jnp.asarray, cond), null_cond),
-  )
-  b = len(x_t)
-  return eps[:b], eps[b:], None if fraction is None else fraction[:b]
+  if not (isinstance(cond, dict) and isinstance(null_cond, dict)):
+    return jax.tree.map(beside, cond, null_cond)
+  return {
+    name: jax.tree.map(beside, value, null_cond[name])
+    if name in null_cond
+    else jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), value)
+    for name, value in cond.items()
+  }

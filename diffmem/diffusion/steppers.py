@@ -2,8 +2,14 @@
 """Reverse steps x_t -> x_u: one pure function each.
 
 From the predicted eps, x0 = (x_t - s eps) / a; with `clip` it is limited to
-[-1, 1], and eps is made to agree: (x_t - a x0) / s. Symbols are those of
-`process`; z ~ N(0, I), which the step to the image leaves out.
+[-1, 1], and eps is made to agree: (x_t - a x0) / s. A number p in (0, 1) as
+`clip` is dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section
+2.3), which large guidance needs: for each image by itself
+
+  x0 <- clip(x0, -q, q) / q,   q = max(1, the p-quantile of |x0|).
+
+Symbols are those of `process`; z ~ N(0, I), which the step to the image leaves
+out.
 
   ddim  x_u = sqrt(ab_u) x0 + sqrt(1 - ab_u - sigma^2) eps + sigma z,
         sigma = eta sqrt(tilde)              (Song et al. 2021, equation 12)
@@ -28,6 +34,7 @@ from diffmem.diffusion import process
 from diffmem.diffusion.process import Reverse
 
 Images = Float[AnyArray, "b h w c"]
+Clip = bool | float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +56,7 @@ def ddim(
   to: Reverse,
   z: Images | None,
   fraction: Images | None,
-  clip: bool,
+  clip: Clip,
   *,
   eta: float,
 ) -> Images:
@@ -69,7 +76,7 @@ def ddpm(
   to: Reverse,
   z: Images | None,
   fraction: Images | None,
-  clip: bool,
+  clip: Clip,
   *,
   variance: str,
 ) -> Images:
@@ -115,14 +122,33 @@ def create(name: str, *, eta: float) -> Stepper:
 
 
 def clean(
-  x_t: Images, eps: Images, to: Reverse, clip: bool
+  x_t: Images, eps: Images, to: Reverse, clip: Clip
 ) -> tuple[Images, Images]:
-  """The predicted (x0, eps), with x0 limited to [-1, 1] if `clip`."""
+  """The predicted (x0, eps), with x0 limited to [-1, 1] as `clip` says."""
   x0 = (x_t - to.noise * eps) / to.signal
   if clip:
-    x0 = jnp.clip(x0, -1.0, 1.0)
+    x0 = limited(x0, clip)
     eps = (x_t - to.signal * x0) / to.noise
   return x0, eps
+
+
+def limited(x0: Images, clip: Clip) -> Images:
+  """x0 in [-1, 1]: cut for clip=True, for a number p by its p-quantile."""
+  if clip is True:
+    return jnp.clip(x0, -1.0, 1.0)
+  sizes = jnp.abs(x0).reshape(len(x0), -1)
+  q = jnp.maximum(jnp.quantile(sizes, clip, axis=1), 1.0)
+  q = q[:, None, None, None]
+  return jnp.clip(x0, -q, q) / q
+
+
+def check_clip(clip: Clip) -> None:
+  """ValueError unless `clip` is True, False or a number in (0, 1)."""
+  if not isinstance(clip, bool) and not 0.0 < clip < 1.0:
+    raise ValueError(
+      f"clip={clip}: choose True, False, or for dynamic thresholding a "
+      "quantile between 0 and 1, such as 0.995"
+    )
 
 
 def log_interpolated(fraction: Images, to: Reverse) -> Images:

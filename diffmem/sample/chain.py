@@ -34,7 +34,7 @@ def chain(
   steps: int,
   eta: float,
   guidance: float,
-  clip: bool,
+  clip: bool | float,
   spacing: str = "uniform",
   prepare: Callable[..., Any] | None = None,
 ) -> Sampler:
@@ -47,7 +47,8 @@ def chain(
     steps: how many network calls; schedules.respace picks the times.
     eta: noise of ddim, 0 none, 1 as ancestral; other steppers ignore it.
     guidance: classifier-free scale, 1 for the plain model.
-    clip: limit each predicted x0 to [-1, 1] (not for a model of latents).
+    clip: limit each predicted x0 to [-1, 1] (not for a model of latents), or
+      a number: dynamic thresholding; see steppers.
     spacing: see schedules.respace.
     prepare: prepare(params, x, cond, id_keys) -> cond, once before the first
       step at x_{T-1}; see `sample.mitigation`.
@@ -63,6 +64,7 @@ def chain(
   times = schedules.respace(schedule.steps, steps, spacing)
   table = process.reverse(schedule.alpha_bar, times)
   method = _method(denoiser, stepper, eta)
+  steppers.check_clip(clip)
   predict = _guided(denoiser, guidance)
 
   def update(x, eps, fraction, to, id_keys):

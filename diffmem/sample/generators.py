@@ -103,7 +103,7 @@ def run_denoiser(
   steps: int = 50,
   eta: float = 0.0,
   guidance: float = 1.0,
-  clip: bool = True,
+  clip: bool | float = True,
   name: str = "denoiser",
   **options: Any,
 ) -> None:

@@ -26,7 +26,11 @@ def hook(*, seed: int, sample: dict, count: int) -> Callable:
     count: how many images in a grid; 0 for no pictures.
   """
 
-  def prepare(build: Callable[[Any], Denoiser], folder: os.PathLike):
+  def prepare(
+    build: Callable[[Any], Denoiser],
+    folder: os.PathLike,
+    conditions: Any = None,
+  ):
     made = None
 
     def draw(step: int, params: Any) -> None:
@@ -34,7 +38,9 @@ def hook(*, seed: int, sample: dict, count: int) -> Callable:
       if count == 0:
         return
       if made is None:
-        made = jax.jit(run.generator(build(params), **sample))
+        made = jax.jit(
+          run.generator(build(params), **sample, conditions=conditions)
+        )
       key = keys.stream(keys.root(seed), "preview")
       x = made(params, np.arange(count, dtype=np.int32), key)
       save_grid(

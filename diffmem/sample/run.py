@@ -5,23 +5,20 @@ Which of the three is said by the keys of the config section:
 
   path      images that somebody else made, imported        (sample.imports)
   pipeline  an outside text-to-image pipeline               (sample.pipelines)
-  neither   weights of the train stage and a seed           (here)
+  neither   weights of the train stage and a seed           (sample.models)
 """
 
-import logging
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from diffmem import keys, store, workdir
 from diffmem.arrays import AnyArray, Float, Int, Key
-from diffmem.denoiser import Denoiser, trained
-from diffmem.sample import bank, chain, imports
-
-_log = logging.getLogger(__name__)
+from diffmem.denoiser import Denoiser
+from diffmem.sample import chain, imports
 
 
 def run(
@@ -49,47 +46,10 @@ def run(
 
     pipelines.run(root, seed=seed, sample=sample, progress=progress)
   else:
-    _from_model(root, seed=seed, sample=sample, progress=progress)
+    # Here: it is built on what stands below.
+    from diffmem.sample import models
 
-
-def _from_model(
-  root: str | os.PathLike, *, seed: int, sample: dict, progress: bool
-) -> None:
-  """Samples from the trained model."""
-  for name in ("n", "batch"):
-    if sample[name] < 1:
-      raise ValueError(f"sample.{name}={sample[name]} must be at least 1")
-  weights = workdir.require(root, "train")["weights"]
-  shape = tuple(workdir.require(root, "train")["shape"])
-  n, size = sample["n"], math.prod(shape)
-  chunks = workdir.path(root) / "sample" / "images" / "c"
-  there = len(list(chunks.iterdir())) if chunks.exists() else 0
-  with workdir.stage(
-    root,
-    "sample",
-    config={"seed": seed, "sample": sample},
-    inputs={"weights": weights},
-    needs=(n - there * sample["batch"]) * size,
-  ) as stage:
-    images = store.create(
-      stage.folder / "images",
-      shape=(n, *shape),
-      dtype=np.uint8,
-      chunk=min(sample["batch"], n),
-    )
-    if stage.finished and images.complete():
-      _log.info("sample: finished before, kept (%s)", stage.folder)
-      return
-    denoiser = trained.load(root)
-    bank.fill(
-      images,
-      generator(denoiser, **sample),
-      denoiser.params,
-      keys.stream(keys.root(seed), "sample"),
-      backend=sample["backend"],
-      progress=progress,
-    )
-    stage.record("generated", n)
+    models.run(root, seed=seed, sample=sample, progress=progress)
 
 
 def generator(
@@ -99,13 +59,21 @@ def generator(
   steps: int,
   eta: float,
   guidance: float,
-  clip: bool,
-  n: int = 0,
+  clip: bool | float,
+  n: int | None = 0,
   batch: int = 0,
   backend: str = "pmap",
+  prompts: Any = None,
+  per_prompt: int | None = None,
+  upsamplers: Sequence[dict] = (),
+  conditions: Any = None,
 ) -> Callable:
-  """(params, ids, key) -> images; classes, if any, take turns by id."""
-  del n, batch, backend  # of the bank, not of an image
+  """(params, ids, key) -> images of one denoiser.
+
+  Classes, or `conditions` (a tree of [p ...]), if any, take turns by id.
+  """
+  # Of the bank, not of an image, or of other stages.
+  del n, batch, backend, prompts, per_prompt, upsamplers
   make = chain.chain(
     denoiser,
     stepper=stepper,
@@ -115,12 +83,27 @@ def generator(
     clip=clip,
   )
 
+  if conditions is None:
+    conditions = denoiser.num_classes
+  return make if conditions is None else by_turns(make, conditions)
+
+
+def by_turns(make: chain.Sampler, conditions: Any) -> Callable:
+  """The sampler with a condition for each id, in turns.
+
+  Args:
+    make: the sampler.
+    conditions: a tree of arrays with as many rows, or a number of classes.
+  """
+  classes = isinstance(conditions, int)
+  rows = conditions if classes else len(jax.tree.leaves(conditions)[0])
+
   def generate(
     params: object, ids: Int[AnyArray, " b"], key: Key[jax.Array, ""]
   ) -> Float[jax.Array, "b h w c"]:
-    cond = None
-    if denoiser.num_classes is not None:
-      cond = (ids % denoiser.num_classes).astype(np.int32)
+    cond: Any = (ids % rows).astype(np.int32)
+    if not classes:
+      cond = jax.tree.map(lambda leaf: jnp.asarray(leaf)[cond], conditions)
     return make(params, ids, key, cond)
 
   return generate

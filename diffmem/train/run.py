@@ -19,7 +19,7 @@ from diffmem import checkpoint, keys, mesh, processes, workdir
 from diffmem.data import canaries, streams
 from diffmem.denoiser import trained
 from diffmem.diffusion import schedules
-from diffmem.train import loop, state, step, tensorboard
+from diffmem.train import examples, loop, stages, state, step, tensorboard
 
 _log = logging.getLogger(__name__)
 
@@ -45,9 +45,17 @@ class Program:
 
 
 def program(
-  shape: Sequence[int], *, models: dict, diffusion: dict, train: dict
+  shape: Sequence[int],
+  *,
+  models: dict,
+  diffusion: dict,
+  train: dict,
+  augmentation: tuple[int, int] | None = None,
 ) -> Program:
-  """The program of these config sections for images of shape [h w c]."""
+  """The program of these config sections for images of shape [h w c].
+
+  `augmentation` is of super-resolution, see `stages`.
+  """
   _check(train)
   model = trained.network(shape, models, diffusion)
   rate = state.learning_rate(
@@ -66,6 +74,7 @@ def program(
     loss=diffusion["loss"],
     ema=train["ema"],
     label_dropout=train["label_dropout"],
+    levels=augmentation,
   )
   init = jax.jit(
     functools.partial(state.init, model.init, tx),
@@ -82,6 +91,7 @@ def run(
   models: dict,
   diffusion: dict,
   train: dict,
+  upsamplers: Sequence[dict] = (),
   preview: Preview | None = None,
   shared: Program | None = None,
   progress: bool = True,
@@ -89,12 +99,14 @@ def run(
   """Trains, or goes on training, and writes data/ and train/.
 
   They lie in `root`, or for data.split.shadow=i in <root>/shadows/<i>; the
-  shadow's weights, batches and noise follow from (seed, "shadow", i).
+  shadow's weights, batches and noise follow from (seed, "shadow", i). For
+  data.upsampler=i they lie in <root>/upsamplers/<i>, see `train.stages`.
 
   Args:
     root: the workdir.
     seed: of the split, the weights, the batches and the noise.
     data, models, diffusion, train: the config sections, as plain dicts.
+    upsamplers: the super-resolution stages of a cascade.
     preview: makes the hook that draws samples while training.
     shared: the program of these sections, where several models are trained.
     progress: show the rate and the time left.
@@ -103,21 +115,24 @@ def run(
     ValueError, OSError: bad input, before anything is computed.
     FloatingPointError: the loss is not finite; names the step.
   """
-  _check(train)
+  part = stages.sections(data, models, diffusion, train, upsamplers)
+  _check(part.train)
   folder, dataset, split = prepare(root, seed, data)
-  config = {
-    "seed": seed,
-    "data": data,
-    "models": models,
-    "diffusion": diffusion,
-    "train": train,
-  }
-  shape = dataset.images.shape[1:]
+  stages.check_side(upsamplers, dataset)
+  config = {"seed": seed, "data": data, **part.config}
+  shape = stages.reduced_shape(dataset.images.shape[1:], part.height)
   inputs = {"dataset": dataset.info["sha256"], "split": split.digest}
+  if part.height is not None:
+    inputs["height"] = part.height
   if shared is None:
-    shared = program(shape, models=models, diffusion=diffusion, train=train)
+    shared = program(shape, **part.config)
   _check_labels(shared.model, dataset)
   canaries.check(split, shared.model.num_classes)
+  texts = examples.embedded(
+    folder, shared.model, dataset, split, data, progress
+  )
+  if texts is not None:
+    inputs["captions"] = texts.digest
   # Four trees of float32 a checkpoint: weights, EMA, two moments; two are
   # kept while a third is written.
   size = diffmem.models.count(
@@ -131,11 +146,16 @@ def run(
       return
     stage.record("shape", shape)
     stage.record("parameters", size)
-    build = functools.partial(trained.build, shape, models, diffusion)
+    training = examples.of(dataset, split, part.height, texts)
+    build = functools.partial(trained.build, shape, part.models, part.diffusion)
     draw = None
     if preview and processes.leads():
-      draw = preview(build, stage.folder / "previews")
-    ema = _train(stage, config, shared, dataset, split, draw, progress)
+      draw = preview(
+        build,
+        stage.folder / "previews",
+        **examples.pictured(shared.model, training, part.train),
+      )
+    ema = _train(stage, config, shared, training, split, draw, progress)
     stage.record("weights", digest(ema))
     stage.record("images", canaries.trained_on(split))
 
@@ -143,6 +163,7 @@ def run(
 def prepare(root: str | os.PathLike, seed: int, data: dict):
   """(workdir of the model, dataset, split); all shadows share <root>/data."""
   folder = workdir.of(root, data)
+  data = {key: value for key, value in data.items() if key != "upsampler"}
   shadow = data["split"].get("shadow")
   if shadow is not None:
     whole = {**data, "split": {**data["split"], "shadow": None}}
@@ -164,18 +185,21 @@ def digest(params: Any) -> str:
   return found.hexdigest()
 
 
-def _train(stage, config, program, dataset, split, preview, progress) -> Any:
+def _train(stage, config, program, training, split, preview, progress) -> Any:
   train, seed = config["train"], config["seed"]
   root = keys.root(seed)
-  if split.shadow is not None:
-    root = keys.stream(root, "shadow", split.shadow)
-    seed = streams.derived(seed, "shadow", split.shadow)
+  for name, number in (
+    ("shadow", split.shadow),
+    ("upsampler", config["data"].get("upsampler")),
+  ):
+    if number is not None:
+      root = keys.stream(root, name, number)
+      seed = streams.derived(seed, name, number)
   root = mesh.replicate(keys.stream(root, "train"), mesh.data_mesh())
-  dataset, rows = canaries.training(dataset, split)
   batches = diffmem.data.Batches(
-    dataset.images,
-    dataset.labels,
-    rows,
+    training.dataset.images,
+    training.dataset.labels,
+    training.rows,
     batch=train["batch"],
     seed=seed,
     flip=train["flip"],
@@ -185,7 +209,8 @@ def _train(stage, config, program, dataset, split, preview, progress) -> Any:
 
   def batch_at(i: int) -> dict[str, np.ndarray]:
     batch = batches.at(i)
-    return {key: batch[key] for key in needed}
+    found = {key: batch[key] for key in needed}
+    return found | training.beside(batch["row"])
 
   with checkpoint.Checkpointer(stage.folder / "checkpoints") as checkpointer:
     last = loop.loop(

@@ -14,6 +14,7 @@ import diffmem.data
 from diffmem import workdir
 from diffmem.data import splits
 from diffmem.train import run as fit
+from diffmem.train import stages
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def run(
   models: dict,
   diffusion: dict,
   train: dict,
+  upsamplers: Sequence[dict] = (),
   which: Sequence[int] | None = None,
   progress: bool = True,
 ) -> None:
@@ -38,6 +40,7 @@ def run(
     root: the workdir of all of them.
     seed: of the split, and of every shadow's own streams.
     data, models, diffusion, train: the config sections, as plain dicts.
+    upsamplers: of a cascade, whose base alone has shadows.
     which: their numbers; None for all of data.split.shadows.
     progress: show the rate and the time left.
 
@@ -51,7 +54,9 @@ def run(
       "config, all of them have none"
     )
   dataset, split = diffmem.data.prepare(
-    workdir.path(root) / "data", seed=seed, **data
+    workdir.path(root) / "data",
+    seed=seed,
+    **{key: value for key, value in data.items() if key != "upsampler"},
   )
   count = 0 if split.shadows is None else len(split.shadows)
   which = range(count) if which is None else which
@@ -61,9 +66,9 @@ def run(
     raise ValueError(
       "data.split.shadows=0: ask for an even number of shadow models"
     )
-  shared = fit.program(
-    dataset.images.shape[1:], models=models, diffusion=diffusion, train=train
-  )
+  part = stages.sections(data, models, diffusion, train, upsamplers)
+  shape = stages.reduced_shape(dataset.images.shape[1:], part.height)
+  shared = fit.program(shape, **part.config)
   for n, i in enumerate(which):
     _log.info("train: shadow %d (%d of %d)", i, n + 1, len(which))
     fit.run(
@@ -73,6 +78,7 @@ def run(
       models=models,
       diffusion=diffusion,
       train=train,
+      upsamplers=upsamplers,
       shared=shared,
       progress=progress,
     )

@@ -20,6 +20,7 @@ from diffmem.arrays import AnyArray, Float, Key, UInt8
 from diffmem.diffusion import losses
 from diffmem.diffusion.schedules import Schedule
 from diffmem.models import Model
+from diffmem.train import conditions
 from diffmem.train import state as states
 
 
@@ -33,6 +34,7 @@ def create(
   loss: str,
   ema: float,
   label_dropout: float = 0.0,
+  levels: tuple[int, int] | None = None,
 ) -> Callable[[Any, dict, Any], tuple[Any, dict[str, jax.Array]]]:
   """The jitted step: (state, batch, key) -> (state, metrics).
 
@@ -45,8 +47,10 @@ def create(
     tx: the optimiser; rate: its learning rate by step, for the metrics.
     prediction: "eps", "x0" or "v"; loss: "mse" or "hybrid".
     ema: the decay of the average.
-    label_dropout: share of labels replaced by the null class, which
+    label_dropout: share of labels or captions replaced by none, which
       classifier-free guidance needs (Ho & Salimans 2022).
+    levels: of noise on the image that super-resolution starts from, first
+      and last (excluded); None where the network enlarges none.
   """
 
   def mean_loss(params, x0, t, eps, cond, dropout):
@@ -69,7 +73,15 @@ def create(
   ) -> tuple[Any, dict]:
     now = keys.stream(key, "step", state["step"])
     x0, t, eps = _draw(batch["image"], now, schedule.steps)
-    cond = _labels(model, batch, now, label_dropout)
+    cond = conditions.draw(
+      model,
+      batch,
+      x0,
+      now,
+      dropout=label_dropout,
+      schedule=schedule,
+      levels=levels,
+    )
     value, grads = jax.value_and_grad(mean_loss)(
       state["params"], x0, t, eps, cond, keys.stream(now, "dropout")
     )
@@ -123,13 +135,3 @@ def _draw(
   x0 = arrays.from_uint8(image)
   t = jax.random.randint(keys.stream(key, "t"), (len(x0),), 0, steps)
   return x0, t, jax.random.normal(keys.stream(key, "eps"), x0.shape)
-
-
-def _labels(model, batch, key, dropout: float):
-  if model.num_classes is None:
-    return None
-  label = batch["label"].astype(jnp.int32)
-  if dropout == 0:
-    return label
-  drop = jax.random.bernoulli(keys.stream(key, "null"), dropout, label.shape)
-  return jnp.where(drop, model.num_classes, label)
