@@ -137,3 +137,17 @@ def test_a_shadow_works_in_a_folder_of_its_own(tmp_path):
   assert of(own, None) == own
   with pytest.raises(ValueError, match=r"that of shadow 3.*shadow 4: give "):
     of(own, 4)
+
+
+def test_so_does_a_stage_of_a_cascade(tmp_path):
+  root = workdir.path(tmp_path)
+  data = {"split": {"shadow": None}, "upsampler": 1}
+  own = workdir.of(tmp_path, data)
+  assert own == root / "upsamplers" / "1"
+  assert workdir.of(own, data) == own
+  assert workdir.whole(own) == workdir.whole(root) == root
+  assert workdir.whole(root / "shadows" / "12") == root
+  with pytest.raises(ValueError, match=r"that of upsampler 1.*upsampler 0"):
+    workdir.of(own, data | {"upsampler": 0})
+  with pytest.raises(ValueError, match="give one of the two"):
+    workdir.of(root, {"split": {"shadow": 2}, "upsampler": 0})

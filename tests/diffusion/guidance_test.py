@@ -43,3 +43,14 @@ def test_conditions_may_be_trees_of_embeddings(x_t):
   )
   assert fraction is None
   np.testing.assert_allclose(eps, x_t + 3.0, rtol=1e-5)
+
+
+def test_what_the_null_condition_leaves_out_stays(x_t):
+  def predict(params, x, t, cond):
+    return x + cond["low"] * (1 + cond["text"][:, None, None, None]), None
+
+  cond = {"text": jnp.array([1.0, 2.0, 3.0]), "low": x_t * 2}
+  guided = guidance.guided(predict, {"text": 0.0}, 2.0)
+  eps, _ = guided(None, x_t, jnp.zeros(3, jnp.int32), cond)
+  want = x_t + 2 * x_t * (1 + 2 * cond["text"][:, None, None, None])
+  np.testing.assert_allclose(eps, want, rtol=1e-5)

@@ -119,3 +119,32 @@ def test_transport_is_ddim_and_returns(draws):
 def test_errors(name, eta, words):
   with pytest.raises(ValueError, match=words):
     steppers.create(name, eta=eta)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.995])
+def test_dynamic_thresholding_is_each_images_own_quantile(draws, p):
+  x_t, eps, *_ = draws
+  x_t, eps = x_t.copy(), eps.copy()
+  x_t[0], eps[0] = x_t[0] / 100, eps[0] / 100  # stays as it is
+  ab, _ = between(3)
+  to = jax.tree.map(
+    lambda column: column[3], process.reverse(SCHEDULE.alpha_bar, TIMES)
+  )
+  x0 = (x_t - np.sqrt(1 - ab) * eps) / np.sqrt(ab)
+  want = np.empty_like(x0)
+  for i, image in enumerate(x0):
+    q = max(1.0, np.percentile(np.abs(image), 100 * p))
+    want[i] = np.clip(image, -q, q) / q
+  got, made = steppers.clean(x_t, eps, to, p)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    made, (x_t - np.sqrt(ab) * got) / np.sqrt(1 - ab), rtol=1e-4, atol=1e-4
+  )
+  np.testing.assert_allclose(got[0], x0[0], rtol=1e-4, atol=1e-5)
+  assert np.abs(got).max() <= 1.0
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.5, -0.1])
+def test_a_quantile_must_be_one(clip):
+  with pytest.raises(ValueError, match="choose True, False, or"):
+    steppers.check_clip(clip)
