@@ -22,6 +22,7 @@ STAGES = (
   "extraction",
   "membership",
   "prompts",
+  "side",
   "report",
   "audit",
 )

@@ -32,6 +32,7 @@ STAGES = (
   "prompts",
   "report",
   "sample",
+  "side",
   "train",
 )
 

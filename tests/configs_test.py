@@ -11,6 +11,7 @@ from diffmem import data, models
 from diffmem.bin import program
 from diffmem.data import splits
 from diffmem.diffusion import losses, schedules, steppers
+from diffmem.extraction import side_clusters, side_job, side_scores
 from diffmem.membership import audits, learnt, shadowed, stored
 from diffmem.models import presets
 from diffmem.sample import pipelines
@@ -46,6 +47,16 @@ SHADOWS = {
 }
 # One model that is not sampled from.
 UNSAMPLED = {"digits_audits.py": ["", "debug", "seed=3", "steps=800"]}
+# Shadow models, each attacked by what it makes.
+SURROGATE = {
+  "side_small.py": [
+    "",
+    "debug",
+    "seed=3",
+    "shadows=4,steps=80",
+    "debug,shadow=3",
+  ],
+}
 TRAINED = ALL + [
   (name, arg) for name, args in (SHADOWS | UNSAMPLED).items() for arg in args
 ]
@@ -85,7 +96,7 @@ def accepts(function, section, given=()):
 
 def test_every_config_is_listed(root):
   files = {p.name for p in (root / "configs").glob("*.py")} - {"__init__.py"}
-  listed = (CONFIGS, OUTSIDE, SHADOWS, UNSAMPLED)
+  listed = (CONFIGS, OUTSIDE, SHADOWS, UNSAMPLED, SURROGATE)
   assert files == set().union(*listed)
 
 
@@ -127,6 +138,26 @@ def test_builds_locked_with_every_section(root, name, arg):
       config[section].nonesuch = 1
   if "seed=3" in arg:
     assert config.seed == 3
+
+
+@pytest.mark.parametrize(
+  ("name", "arg"), [(n, a) for n, args in SURROGATE.items() for a in args]
+)
+def test_surrogate_configs(root, name, arg):
+  config = load(root, name, arg)
+  assert config.is_locked
+  sections = config.to_dict()
+  accepts(diffmem.audit.run, sections)
+  side_job.check(sections["side"])
+  for part in ("classifier", "training", "sampler", "scoring", "clusters"):
+    assert config.side[part].is_locked
+    full = load(root, name).side
+    assert full[part].keys() == config.side[part].keys()
+  assert type(full.scales) is type(config.side.scales)
+  assert max(full.scoring.budgets) <= full.n
+  scoring = {k: v for k, v in full.scoring.items() if k != "duplicate"}
+  accepts(side_scores.score, scoring, given=("seed",))
+  accepts(side_clusters.cluster, full.clusters, given=("seed",))
 
 
 @pytest.mark.parametrize(("name", "arg"), TRAINED)
@@ -203,7 +234,9 @@ def test_the_cifar10_network_has_the_published_size(root):
   assert models.count(shapes) == 35_746_307
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *OUTSIDE, *SHADOWS, *UNSAMPLED])
+@pytest.mark.parametrize(
+  "name", [*CONFIGS, *OUTSIDE, *SHADOWS, *UNSAMPLED, *SURROGATE]
+)
 @pytest.mark.parametrize("arg", ["debgu", "seed=x", "seed"])
 def test_arguments_are_strict(root, name, arg):
   with pytest.raises(ValueError, match="config argument"):

@@ -19,6 +19,7 @@ from diffmem.data import given
 from diffmem.distances import run as search
 from diffmem.extraction import prompts_run as ask_prompts
 from diffmem.extraction import run as extract
+from diffmem.extraction import side_run as surrogate
 from diffmem.membership import run as infer
 from diffmem.report import run as publish
 from diffmem.sample import bank, preview
@@ -44,6 +45,7 @@ def run(
   features: dict | None = None,
   extraction: dict | None = None,
   prompts: dict | None = None,
+  side: dict | None = None,
   membership: dict | None = None,
   progress: bool = True,
 ) -> dict[str, Any]:
@@ -110,6 +112,8 @@ def run(
     )
   if prompts is not None:
     ask(root, seed=seed, prompts=prompts, progress=progress)
+  if side is not None:
+    surrogate.run(root, seed=seed, side=side, progress=progress)
   if membership is not None:
     infer.run(root, seed=seed, membership=membership, progress=progress)
   publish.run(root, report=report, progress=progress)
