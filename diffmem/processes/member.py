@@ -132,6 +132,9 @@ class Member:
       gone = self.ended(waiting)
       if gone:
         i, text = gone
+        content = self.read(i)
+        if content and event in content["events"]:
+          continue  # announced, and left, between the two looks
         raise RuntimeError(text + (f": {lacking(i)}" if lacking else ""))
       if meanwhile is not None:
         meanwhile()

@@ -42,6 +42,19 @@ def test_events_outlast_their_process(pair):
   assert pair[1].wait("closed", (0,)) == {0: True}
 
 
+def test_who_announces_and_leaves_between_two_looks_is_heard(pair, monkeypatch):
+  ended = Member.ended
+
+  def leave_first(self, who=None):
+    if pair[0]._thread is not None:
+      pair[0].announce("closed", 5)
+      pair[0].leave()
+    return ended(self, who)
+
+  monkeypatch.setattr(Member, "ended", leave_first)
+  assert pair[1].wait("closed", (0,)) == {0: 5}
+
+
 def test_who_stops_tells_the_others_why(pair):
   pair[0].leave("the disk is full")
   with pytest.raises(RuntimeError, match="process 0 stopped: the disk is full"):
