@@ -17,6 +17,7 @@ assert VERSION is not None, "diffmem/__init__.py holds no __version__ line"
 STAGES = (
   "train",
   "convert",
+  "choose",
   "sample",
   "distances",
   "extraction",

@@ -25,6 +25,7 @@ HEAVY = (
 )
 STAGES = (
   "audit",
+  "choose",
   "convert",
   "distances",
   "extraction",

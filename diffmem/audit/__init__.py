@@ -12,10 +12,16 @@ import types
 from typing import Any
 
 from diffmem.audit.given import DEFAULTS, of_denoiser, of_images
-from diffmem.audit.stages import find_neighbours, fit_model, run
+from diffmem.audit.stages import (
+  choose_prompts,
+  find_neighbours,
+  fit_model,
+  run,
+)
 
 __all__ = [
   "DEFAULTS",
+  "choose_prompts",
   "find_neighbours",
   "fit_model",
   "of_denoiser",

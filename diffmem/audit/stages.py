@@ -22,7 +22,7 @@ from diffmem.extraction import run as extract
 from diffmem.extraction import side_run as surrogate
 from diffmem.membership import run as infer
 from diffmem.report import run as publish
-from diffmem.sample import bank, preview
+from diffmem.sample import bank, choosing, preview
 from diffmem.sample import run as generate
 from diffmem.train import run as fit
 from diffmem.train import shadows
@@ -40,6 +40,7 @@ def run(
   diffusion: dict | None = None,
   train: dict | None = None,
   upsamplers: Sequence[dict] = (),
+  choose: dict | None = None,
   sample: dict | None = None,
   distances: dict | None = None,
   features: dict | None = None,
@@ -97,6 +98,8 @@ def run(
     if sample is not None and "pipeline" in sample:
       # Before hours of sampling; pipelines draw in colour.
       diffmem.data.prepare_given(_data(root), seed=seed, channels=3, **data)
+  if choose is not None:
+    choose_prompts(root, seed=seed, data=data, choose=choose, progress=progress)
   if sample is not None:
     generate.run(root, seed=seed, sample=sample, progress=progress)
   if known and distances and extraction:
@@ -260,6 +263,23 @@ def find_neighbours(
       )
       for name, about in found.items():
         stage.record(name, about)
+
+
+def choose_prompts(
+  root: str | os.PathLike,
+  *,
+  seed: int,
+  choose: dict,
+  data: dict | None = None,
+  progress: bool = True,
+) -> None:
+  """The choose stage: prompts among the captions of the training images.
+
+  Training images from outside (`data.path`) become <root>/data first.
+  """
+  if data is not None and "path" in data:
+    diffmem.data.prepare_given(_data(root), seed=seed, **data)
+  choosing.run(root, seed=seed, choose=choose, progress=progress)
 
 
 def ask(

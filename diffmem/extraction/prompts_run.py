@@ -269,7 +269,7 @@ def _hit(
 
 def _kinds(root: str | os.PathLike) -> dict[str, str] | None:
   """Why each prompt was chosen, where it was; see `sample.choosing`."""
-  table = workdir.path(root) / "chosen" / choosing.FILE
+  table = workdir.path(root) / "choose" / choosing.FILE
   if not table.exists():
     return None
   return {row.caption: row.kind for row in choosing.read(table)}

@@ -15,7 +15,7 @@ the largest of each over its images. Prompts are then, each caption once:
   ordinary    of the rest, some at random: what the others are compared with.
 
 All kinds get as many generations a prompt, so that they compare at equal cost.
-`run` keeps what it computes in <root>/chosen: pairs/ (or vectors/), outlier/,
+`run` keeps what it computes in <root>/choose: pairs/ (or vectors/), outlier/,
 and prompts_chosen.csv with COLUMNS, one line for each prompt in the order of
 its id; it is itself a file of prompts that the sample stage reads.
 """
@@ -81,7 +81,7 @@ def run(
   choose: Mapping[str, Any],
   progress: bool = True,
 ) -> list[Chosen]:
-  """Chooses among the captions of <root>/data; writes <root>/chosen.
+  """Chooses among the captions of <root>/data; writes <root>/choose.
 
   Args:
     root: the workdir; its data must have been prepared.
@@ -120,7 +120,7 @@ def run(
     "split": split.digest,
   }
   config = {"seed": seed, "choose": dict(choose)}
-  with workdir.stage(root, "chosen", config=config, inputs=inputs) as stage:
+  with workdir.stage(root, "choose", config=config, inputs=inputs) as stage:
     if not stage.finished:
       counts, outlier = _measure(stage.folder, dataset, split, choose, progress)
       chosen = select(own, counts, outlier, sizes=sizes, seed=seed)
@@ -133,7 +133,7 @@ def run(
       write(stage.folder / FILE, rows)
       stage.record("prompts", sizes)
       stage.record("neighbours", _neighbours(choose, len(split.members)))
-  return read(workdir.path(root) / "chosen" / FILE)
+  return read(workdir.path(root) / "choose" / FILE)
 
 
 def select(

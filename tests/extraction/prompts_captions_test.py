@@ -142,7 +142,7 @@ def test_another_table_of_prompts_is_asked_again(run, tmp_path):
   for name in ("meta.json", "split.npz"):
     content = (root / "data" / name).read_bytes()
     (tmp_path / "data" / name).write_bytes(content)
-  table = str(root / "chosen" / choosing.FILE)
+  table = str(root / "choose" / choosing.FILE)
   again = choosing.run(
     tmp_path, seed=1, choose=CHOOSE | {"table": table}, progress=False
   )

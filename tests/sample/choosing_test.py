@@ -98,7 +98,7 @@ def test_kinds_are_what_their_definitions_say(root):
 
 def test_the_table_is_a_file_of_prompts(root):
   chosen = run(root)
-  file = root / "chosen" / "prompts_chosen.csv"
+  file = root / "choose" / "prompts_chosen.csv"
   found, repeated = prompts.read(file)
   assert (found, repeated) == (tuple(c.caption for c in chosen), 0)
   assert choosing.read(file) == chosen
