@@ -20,6 +20,7 @@ from diffmem.report import (
   given,
   images,
   prompts,
+  prompts_captions,
   tables,
   verdict,
   words,
@@ -122,6 +123,15 @@ def _outside(results: Results, gallery: int) -> dict[str, Any]:
       "prompt_gallery": prompts.gallery(results, gallery),
       "prompt_curve": prompts.curve(results.prompts),
       "prompt_histogram": prompts.histogram(results.prompts),
+    }
+    known = results.prompts.get("captions")
+    twin = (results.beside or {}).get("captions")
+    context |= {
+      "caption_rows": prompts_captions.rows(known, twin),
+      "caption_copies": prompts_captions.by_copies(known, twin),
+      "caption_cliques": prompts_captions.cliques(known),
+      "caption_curve": prompts_captions.curve(known),
+      "caption_twin": twin is not None,
     }
   return context
 

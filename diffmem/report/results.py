@@ -71,7 +71,8 @@ class Results:
   keys that begin with "_"; membership_pictures: easiest and hardest images.
   left_out: files that an import skipped, as
   {"name", "reason"}. prompts, ranking, prompt_pictures: the attack by prompt,
-  its flagged prompts, best first, and their images.
+  its flagged prompts, best first, and their images. beside: results of the
+  same attack in the run whose prompts this one was asked, if it was.
   """
 
   metas: dict[str, dict]
@@ -90,6 +91,7 @@ class Results:
   )
   left_out: list[dict[str, str]] = dataclasses.field(default_factory=list)
   prompts: dict | None = None
+  beside: dict | None = None
   ranking: list[dict[str, str]] = dataclasses.field(default_factory=list)
   prompt_pictures: dict[str, np.ndarray] = dataclasses.field(
     default_factory=dict
@@ -161,6 +163,7 @@ def read(root: str | os.PathLike) -> Results:
     membership_pictures=members,
     left_out=_rows(root / "sample" / "left_out.csv"),
     prompts=prompts,
+    beside=_beside(root) if prompts else None,
     ranking=_rows(root / "prompts" / "ranking.csv") if prompts else [],
     prompt_pictures=_arrays(root / "prompts" / "gallery.npz")
     if prompts
@@ -176,6 +179,15 @@ def read(root: str | os.PathLike) -> Results:
       f"--workdir={root}, or single stages, first"
     )
   return found
+
+
+def _beside(root) -> dict | None:
+  """The prompts results of the run that chose this one's prompts."""
+  meta = _json(root / "choose" / "meta.json") or {}
+  table = meta.get("config", {}).get("choose", {}).get("table")
+  if table is None:
+    return None
+  return _json(workdir.path(table).parent.parent / "prompts" / "results.json")
 
 
 def _json(file) -> dict | None:

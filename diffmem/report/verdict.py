@@ -5,7 +5,7 @@ from typing import Any
 
 import scipy.stats
 
-from diffmem.report import checks, claims, prompts, words
+from diffmem.report import checks, claims, prompts, prompts_captions, words
 from diffmem.report.results import Results
 
 CLEAR = 0.01  # below this probability, false matches do not explain it
@@ -18,6 +18,11 @@ def verdict(results: Results) -> tuple[str, list[str]]:
     said += extraction(results.extraction)
   if results.prompts is not None:
     said += prompts.sentences(results.prompts)
+    known, twin = (
+      (found or {}).get("captions")
+      for found in (results.prompts, results.beside)
+    )
+    said += prompts_captions.sentences(known, twin)
   if results.membership is not None:
     said += membership(results.membership, results.membership_aside)
   if not said:
