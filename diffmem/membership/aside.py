@@ -19,6 +19,7 @@ from diffmem.denoiser import trained
 from diffmem.membership import (
   blind,
   by_step,
+  captioned,
   controls,
   images,
   joined,
@@ -103,9 +104,10 @@ def generated_control(
   """Generated images as a third class, under every attack without shadows."""
   if isinstance(generations, str):
     return {"skipped": generations}
-  denoiser, cond = trained.load(root), None
-  if denoiser.num_classes is not None:  # classes take turns by id
-    cond = np.arange(len(generations), dtype=np.int64) % denoiser.num_classes
+  denoiser = trained.load(root)
+  cond = captioned.of_bank(
+    root, scene.dataset, denoiser, banks.open_bank(root), len(generations)
+  )
   assert scene.main is not None
   assert scene.main.main is not None
   made = workdir.require(root, "sample")

@@ -6,8 +6,9 @@ Writes <root>/membership:
   signals/          what was computed of each model for each image (kept)
   results.json      numbers of each attack by its name; keys that begin with
                     "_" are no attacks: _parts, _controls, _images, _by_step,
-                    _joined, _audits
+                    _joined, _audits, _prompts
   scores.csv        one line an image, one column an attack
+  prompts.csv       one line a caption, one column a detector
   roc.npz           exact curves
   gallery.npz       easiest and hardest images
   shadow_scores.npz scores [target, image] of attacks on shadow models
@@ -32,6 +33,7 @@ from diffmem.membership import (
   evaluate,
   learnt,
   manifest,
+  prompt_stage,
   scene,
   shadow_signals,
   shadowed,
@@ -80,6 +82,7 @@ def run(
   )
   learnt.check(here, membership, seed)
   audits.check(here, membership["audits"])
+  prompt_stage.check(membership.get("prompts"))
   if not fixed:
     count = here.design.counts(here.design.choose)["non_members"]
     choosing.check_criterion(membership["criterion"], count)
@@ -280,7 +283,7 @@ class _Work:
 
   def beside(self, folder, plan, found) -> dict[str, Any]:
     """Easiest and hardest images, checkpoints, extraction, audits."""
-    made = {"_parts": aside.parts(self.here)}
+    made: dict[str, Any] = {"_parts": aside.parts(self.here)}
     made["_images"] = aside.gallery(
       folder, self.here, found, **self.membership["images"],
       count=self.membership["gallery"],
@@ -305,6 +308,14 @@ class _Work:
       batch=self.membership["batch"],
       seed=self.seed,
       progress=self.progress,
+    )
+    made["_prompts"] = prompt_stage.run(
+      self.root,
+      self.here,
+      self.membership.get("prompts"),
+      batch=self.membership["batch"],
+      progress=self.progress,
+      **self.resampling,
     )
     return made
 

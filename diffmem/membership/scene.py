@@ -9,6 +9,7 @@ part, which no model was trained on.
 import dataclasses
 import functools
 import os
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from diffmem import workdir
 from diffmem.arrays import Bool, Int
 from diffmem.data import Dataset, Split
 from diffmem.denoiser import Denoiser
-from diffmem.membership import choosing, manifest
+from diffmem.membership import captioned, choosing, manifest
 from diffmem.membership.evaluate import Design, of_parts
 from diffmem.membership.manifest import Manifest
 
@@ -67,12 +68,11 @@ class Scene:
     """All but the calibration images: what shadow models share."""
     return ~self.parts.calibration
 
-  def labels(self, denoiser: Denoiser) -> np.ndarray | None:
-    """Of the scored images, for a model that takes them."""
-    labels = self.dataset.labels
-    if denoiser.num_classes is None or labels is None:
-      return None
-    return labels[self.dataset.rows(self.ids)]
+  def labels(self, denoiser: Denoiser) -> Any:
+    """Of the scored images, or their captions, for a model that takes them."""
+    return captioned.of_images(
+      self.targets.root, self.dataset, denoiser, self.ids
+    )
 
   @property
   def inputs(self) -> dict[str, str]:

@@ -18,7 +18,7 @@ import diffmem.data
 from diffmem import store, workdir
 from diffmem.arrays import Bool, Float, Int
 from diffmem.denoiser import Denoiser, trained
-from diffmem.membership import signals
+from diffmem.membership import captioned, signals
 from diffmem.membership.manifest import Manifest, Model
 
 _log = logging.getLogger(__name__)
@@ -102,7 +102,6 @@ def compute(
         len(manifest.models),
       )
       template = _load(model, template)
-      labels = dataset.labels if template.num_classes is not None else None
       path.parent.mkdir(parents=True, exist_ok=True)
       workdir.write_json(_beside(path), _record(made_of, model))
       signals.compute(
@@ -111,7 +110,7 @@ def compute(
         signal,
         t=t,
         batch=batch,
-        cond=None if labels is None else labels[dataset.rows(ids)],
+        cond=captioned.of_images(manifest.root, dataset, template, ids),
         ids=ids,
         path=path,
         progress=progress,
