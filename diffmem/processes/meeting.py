@@ -16,6 +16,7 @@ from typing import Any
 from diffmem.processes.member import Member, Watch, get, where
 
 WAIT = 45.0  # seconds in which all must have come
+LATE = 10.0  # seconds that a mistake is told to those who come late
 LOOK = 0.2  # seconds between two looks
 
 # What is wrong with one key of `about`: what must be done.
@@ -147,13 +148,20 @@ def _sees(member: Member) -> list[str]:
 
 
 def _stay(member: Member, watch: Watch, deadline: float) -> None:
-  """Until as many as there should be have seen the mistake."""
+  """Until as many as there should be have seen the mistake.
+
+  Where they do not agree how many that is, a little longer for late ones.
+  """
   told: set[str] = set()
+  enough = time.monotonic() + LATE
   while time.monotonic() < deadline:
     found = list(_members(member, watch)[0].values())
     told |= {c["nonce"] for c in found if c.get("mistake")}
-    rest = [c for c in found if c["nonce"] not in told]
-    if not rest and len(told) >= max(c["count"] for c in found):
+    counts = {c["count"] for c in found}
+    if all(c["nonce"] in told for c in found) and (
+      len(told) >= max(counts)
+      or (len(told) >= min(counts) and time.monotonic() > enough)
+    ):
       time.sleep(2 * LOOK)  # the last may only just have said so
       return
     time.sleep(LOOK)
