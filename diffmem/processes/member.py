@@ -23,7 +23,7 @@ from diffmem import buckets
 
 BEAT = 2.0  # seconds between two beats
 SILENT = 30.0  # seconds without a beat after which a member counts as dead
-POLL = 0.5  # seconds between two looks at the others
+POLL = 1.0  # seconds between two looks at the others, fewer at first
 
 
 class Member:
@@ -121,6 +121,7 @@ class Member:
     """
     found: dict[int, Any] = {}
     waiting = set(self.files if who is None else who)
+    pause = POLL / 64
     while True:
       for i in sorted(waiting):
         content = self.read(i)
@@ -138,7 +139,8 @@ class Member:
         raise RuntimeError(text + (f": {lacking(i)}" if lacking else ""))
       if meanwhile is not None:
         meanwhile()
-      time.sleep(POLL)
+      time.sleep(pause)
+      pause = min(1.2 * pause, POLL)
 
   def read(self, i: int) -> dict[str, Any] | None:
     """What member i says of itself; None where its file cannot be read."""
