@@ -11,6 +11,9 @@ from typing import Any
 def detect() -> dict[str, Any]:
   """index, count, coordinator and devices of this process, as `join` takes.
 
+  Where several processes share the accelerators of a machine, JAX is made to
+  see those of this one only.
+
   Raises:
     ValueError: no cluster is recognised, or this JAX cannot be asked.
   """
@@ -32,6 +35,12 @@ def detect() -> dict[str, Any]:
       "--distributed: no cluster is recognised (SLURM, TPU pod, Open MPI, "
       "Kubernetes); give --processes, --process and --coordinator"
     )
+  if devices is not None:
+    import jax
+
+    visible = ",".join(map(str, devices))
+    jax.config.update("jax_cuda_visible_devices", visible)
+    jax.config.update("jax_rocm_visible_devices", visible)
   return {
     "index": index,
     "count": count,
