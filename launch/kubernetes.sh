@@ -49,9 +49,9 @@ if [[ -n $claim && $claim != ?*:/* ]]; then
   die "--claim=$claim: expected CLAIM:/PATH"
 fi
 workdir=$(flag workdir "$@")
-if [[ $workdir != *://* && (-z $claim || $workdir/ != "${claim#*:}"/*) ]]; then
-  die "--workdir='$workdir': expected a bucket, or a folder of --claim=CLAIM:PATH;" \
-    "the disks of pods are deleted with them"
+if [[ $workdir != gs://* && (-z $claim || $workdir/ != "${claim#*:}"/*) ]]; then
+  die "--workdir='$workdir': expected gs://BUCKET/DIR or a folder of" \
+    "--claim=CLAIM:PATH, the disks of pods are deleted with them"
 fi
 
 for word; do

@@ -130,11 +130,11 @@ def test_the_status_is_that_of_kubectl(kubernetes):
     ((*OPTIONS, *BUCKET, "a\x1bb"), "'a\x1bb': a control character"),
     (
       (*OPTIONS, "first", "--workdir=runs/x"),
-      "--workdir='runs/x': expected a bucket, or a folder of --claim",
+      "--workdir='runs/x': expected gs://BUCKET/DIR or a folder of --claim",
     ),
     (
       (*OPTIONS, "--claim=d:/data", "first", "--workdir=/database/x"),
-      "--workdir='/database/x': expected a bucket",
+      "--workdir='/database/x': expected gs://BUCKET/DIR",
     ),
   ],
 )

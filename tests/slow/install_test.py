@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clean installs, away from the checkout: sdist, wheel and editable."""
+"""Clean installs, away from the checkout: sdist, wheel, editable, repository.
+
+The wheel is installed into another Python than that of the other tests, where
+this machine has one: so both ends, 3.11 with its last JAX and 3.13 with the
+newest, run the audit and the tests of TESTS.
+"""
 
 import json
 import os
@@ -7,7 +12,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 
 import pytest
@@ -16,6 +20,20 @@ pytestmark = pytest.mark.slow
 
 FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 FOLDERS = ("diffmem", "configs")
+PYTHONS = range(11, 14)  # 3.11 to 3.13
+TESTS = (  # they need nothing of the checkout, and no checkpoints
+  "args_test.py",
+  "denoiser/oracles_test.py",
+  "diffusion/process_test.py",
+  "diffusion/steppers_test.py",
+  "distances/knn_test.py",
+  "distances/pairs_test.py",
+  "keys_test.py",
+  "mesh_test.py",
+  "stats",
+  "store_test.py",
+  "workdir_test.py",
+)
 
 
 def call(*command, cwd):
@@ -59,10 +77,31 @@ def wheel(source, tmp_path_factory) -> pathlib.Path:
   return built
 
 
-def environment(folder: pathlib.Path) -> pathlib.Path:
+def environment(folder: pathlib.Path, python=sys.executable) -> pathlib.Path:
   """The bin folder of a fresh virtual environment."""
-  must(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+  must(python, "-m", "venv", folder, cwd=folder.parent)
   return folder / "bin"
+
+
+def minor(python: str | pathlib.Path, cwd: pathlib.Path) -> int | None:
+  """11 of a working Python 3.11 that makes virtual environments."""
+  code = "import ensurepip, sys, venv; print(sys.version_info[1])"
+  done = call(python, "-c", code, cwd=cwd)
+  return int(done.stdout) if done.returncode == 0 else None
+
+
+def another_python(folder: pathlib.Path) -> str:
+  """The Python farthest from this one in version, or this one."""
+  pyenv = pathlib.Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+  found = [shutil.which(f"python3.{number}") for number in PYTHONS]
+  found += sorted(pyenv.glob("versions/3.*/bin/python"))
+  here = sys.version_info[1]
+  versions = {here: sys.executable}
+  for python in filter(None, found):
+    number = minor(python, folder)
+    if number in PYTHONS:
+      versions.setdefault(number, str(python))
+  return versions[max(versions, key=lambda number: abs(number - here))]
 
 
 def test_the_wheel_holds_every_file(source, wheel):
@@ -78,17 +117,32 @@ def test_the_wheel_holds_every_file(source, wheel):
   assert not [name for name in packed if name.startswith("tests")]
 
 
-def test_the_wheel_runs_the_audit(wheel, tmp_path):
-  here = environment(tmp_path / "venv")
-  python = here / "python"
-  pip = (python, "-m", "pip", "--disable-pip-version-check")
-  must(*pip, "install", "--quiet", wheel, cwd=tmp_path)
-  must(*pip, "check", cwd=tmp_path)
-  installed = must(
-    python, "-c", "import diffmem; print(diffmem.__file__)", cwd=tmp_path
-  )
-  assert installed.startswith(str(tmp_path / "venv"))
-  command = (here / "diffmem-audit", "--config=digits.py:debug")
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> pathlib.Path:
+  """The bin folder of an environment with the wheel and what tests need."""
+  folder = tmp_path_factory.mktemp("installed")
+  here = environment(folder / "venv", another_python(folder))
+  pip = (here / "python", "-m", "pip", "--disable-pip-version-check")
+  must(*pip, "install", "--quiet", wheel, cwd=folder)
+  must(*pip, "check", cwd=folder)
+  tools = ("pytest>=8", "beartype", "hypothesis", "zarr>=3")
+  must(*pip, "install", "--quiet", *tools, cwd=folder)
+  return here
+
+
+def test_tests_pass_where_the_wheel_is_installed(installed, root, tmp_path):
+  shutil.copy(root / "pyproject.toml", tmp_path)
+  ignore = shutil.ignore_patterns("__pycache__")
+  shutil.copytree(root / "tests", tmp_path / "tests", ignore=ignore)
+  chosen = [f"tests/{name}" for name in TESTS]
+  must(installed / "python", "-m", "pytest", "-q", *chosen, cwd=tmp_path)
+
+
+def test_the_wheel_runs_the_audit(wheel, installed, tmp_path):
+  code = "import diffmem; print(diffmem.__file__)"
+  found = must(installed / "python", "-c", code, cwd=tmp_path)
+  assert found.startswith(str(installed.parent))
+  command = (installed / "diffmem-audit", "--config=digits.py:debug")
   must(*command, "--workdir=run", cwd=tmp_path)
   report = tmp_path / "run" / "report"
   for name in ("index.html", "matches.csv", "scores.csv"):
@@ -96,6 +150,30 @@ def test_the_wheel_runs_the_audit(wheel, tmp_path):
   results = json.loads((report / "results.json").read_text())
   assert results["extraction"]["generated"] == 128
   assert wheel.name.split("-")[1] == results["version"]
+
+
+def outer(folder: pathlib.Path) -> None:
+  """Lends the environment in this folder the dependencies of this one."""
+  (site,) = folder.glob("lib/python*/site-packages")
+  ours = [path for path in sys.path if path.endswith("site-packages")]
+  (site / "zz_outer.pth").write_text("\n".join(ours) + "\n")
+
+
+def test_the_repository_installs_as_notebooks_do_it(root, tmp_path):
+  """By pip from git, over the dependencies of this environment."""
+  if not (root / ".git").exists():
+    pytest.skip(f"{root} is no git repository")
+  here = environment(tmp_path / "venv")
+  must(
+    *(here / "python", "-m", "pip", "--disable-pip-version-check"),
+    *("install", "--quiet", "--no-deps"),
+    f"git+file://{root}",
+    cwd=tmp_path,
+  )
+  outer(tmp_path / "venv")
+  code = "from diffmem.configs import digits; print(digits.__file__)"
+  found = must(here / "python", "-c", code, cwd=tmp_path)
+  assert found.startswith(str(tmp_path / "venv"))
 
 
 def test_an_editable_install_finds_the_configs(source, tmp_path):
@@ -106,8 +184,7 @@ def test_an_editable_install_finds_the_configs(source, tmp_path):
     *("install", "--quiet", "--no-deps", "-e", source),
     cwd=tmp_path,
   )
-  site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
-  (site / "zz_outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+  outer(tmp_path / "venv")
   code = "import diffmem.configs as c; print(list(c.__path__)[0])"
   found = must(here / "python", "-c", code, cwd=tmp_path)
   assert found.strip() == str(source / "configs")
