@@ -67,6 +67,14 @@ run() {
 tpu() { # VERB WORDS...
   run gcloud compute tpus tpu-vm "$@" "${where[@]}"
 }
+listed() { # the names of the slices in this zone, one a line
+  gcloud compute tpus tpu-vm list "${where[@]}" \
+    --format="value(name.basename())"
+}
+gone() {
+  local names
+  names=$(listed) && ! grep -qxF -e "$name" <<<"$names"
+}
 by_hand=$(quoted gcloud compute tpus tpu-vm delete "$name" "${where[@]}")
 
 # However this script ends: the slice is deleted, or it is said how.
@@ -75,12 +83,14 @@ end() {
   set +e
   trap '' INT TERM HUP
   rm -f "$temporary"
-  if $keep; then
+  if $keep && $dry_run; then
+    exit "$status"
+  elif $keep; then
     echo "$me: $name is kept, and costs money until: $by_hand" >&2
     exit "$status"
   fi
   for try in 1 2 3; do
-    if tpu delete "$name" --quiet; then
+    if tpu delete "$name" --quiet || gone; then
       exit "$status"
     fi
     sleep $((5 * try))
@@ -93,10 +103,7 @@ there=''
 temporary=''
 packed=diffmem.tar.gz
 if ! $dry_run; then
-  there=$(
-    gcloud compute tpus tpu-vm list "${where[@]}" \
-      --format="value(name.basename())"
-  )
+  there=$(listed)
 fi
 if grep -qxF -e "$name" <<<"$there" && ! $keep; then
   die "$name is there already: give another --name, use it with --keep, or" \

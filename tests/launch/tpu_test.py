@@ -28,7 +28,9 @@ case " $DO " in
   *" fail-$verb "*) exit 5 ;;
 esac
 case $verb in
-  list) printf '%s\n' other $THERE ;;
+  create) touch made ;;
+  delete) rm -f made ;;
+  list) printf '%s\n' other $THERE; [ ! -e made ] || echo slice ;;
   scp) [ "$5" = diffmem.tar.gz ] || cp "$5" diffmem.tar.gz ;;
   ssh)
     for word; do
@@ -145,11 +147,17 @@ def test_a_signal_deletes_the_slice(tpu, checkout, tmp_path, number, status):
 def test_a_slice_that_cannot_be_deleted_is_said_loudly(tpu, tmp_path):
   done = tpu(*OPTIONS, *STAGE, do="fail-delete")
   assert done.returncode == 1
-  assert calls(tmp_path)[-3:] == ["delete"] * 3
+  assert calls(tmp_path)[-6:] == ["delete", "list"] * 3
   assert done.stderr == (
     "tpu.sh: slice COULD NOT BE DELETED and costs money until: "
     "gcloud compute tpus tpu-vm delete slice --zone=z\n"
   )
+
+
+def test_a_slice_that_was_never_made_is_no_alarm(tpu, tmp_path):
+  done = tpu(*OPTIONS, *STAGE, do="fail-create fail-delete")
+  assert (done.returncode, done.stderr) == (5, "")
+  assert calls(tmp_path) == ["list", "create", "delete", "list"]
 
 
 def test_a_slice_that_is_there_is_nobodys_to_delete(tpu, tmp_path):
