@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from diffmem.processes import cluster
 from diffmem.processes.meeting import meet, plain
 from diffmem.processes.member import Member
 
@@ -54,6 +55,7 @@ class _Run:
   prefix: of its events; what runs in a child has its own.
   coordinator: HOST:PORT of JAX's service, or None for one that is found.
   devices: numbers of the accelerators that are this process's, or None.
+  chips: variables that let this process have its host's chips to itself.
   """
 
   member: Member | None = None
@@ -63,6 +65,7 @@ class _Run:
   prefix: str = ""
   coordinator: str | None = None
   devices: Sequence[int] | None = None
+  chips: tuple[str, ...] = ()
 
 
 _run = _Run()
@@ -121,6 +124,9 @@ def join(
   _run.member, _run.announce = member, member.announce
   _run.coordinator, _run.devices = coordinator, devices
   meet(member)
+  chips = {k: v for k, v in cluster.own_chips().items() if k not in os.environ}
+  os.environ.update(chips)
+  _run.chips = tuple(chips)
 
 
 def leave(error: str = "") -> None:

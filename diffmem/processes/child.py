@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing import connection
 from typing import Any
 
@@ -65,7 +65,7 @@ def run(state: Any, function: Callable, args: tuple, kwargs: dict) -> None:
   child = context.Process(
     target=_main, args=(plan, theirs, function, args, kwargs), daemon=True
   )
-  _start(child)
+  _start(child, state.chips)
   theirs.close()
   try:
     _watch(member, child, ours, prefix)
@@ -74,14 +74,20 @@ def run(state: Any, function: Callable, args: tuple, kwargs: dict) -> None:
     child.join()
 
 
-def _start(child: Any) -> None:
-  """Starts the child with JAX's runtime told to keep its log to itself."""
-  name = "TF_CPP_MIN_LOG_LEVEL"
-  before = os.environ.get(name)
-  os.environ.setdefault(name, "3")
-  child.start()
-  if before is None:
+def _start(child: Any, without: Iterable[str]) -> None:
+  """Starts the child with JAX's runtime told to keep its log to itself.
+
+  without: variables that are the parent's alone.
+  """
+  kept = dict(os.environ)
+  for name in without:
     del os.environ[name]
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  try:
+    child.start()
+  finally:
+    os.environ.clear()
+    os.environ.update(kept)
 
 
 def _watch(member: Member, child: Any, pipe: Any, prefix: str) -> None:

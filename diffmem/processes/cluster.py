@@ -5,7 +5,12 @@ JAX knows how to ask them; here it is asked before it connects anything, so
 that mistakes are found by the meeting and not by a runtime that waits.
 """
 
+import glob
+import importlib.util
 from typing import Any
+
+# Chips of a host -> how they lie in it, as libtpu wants it said.
+BOUNDS = {1: "1,1,1", 4: "2,2,1", 8: "2,4,1"}
 
 
 def detect() -> dict[str, Any]:
@@ -46,4 +51,24 @@ def detect() -> dict[str, Any]:
     "count": count,
     "coordinator": coordinator,
     "devices": devices,
+  }
+
+
+def own_chips() -> dict[str, str]:
+  """Variables that make a host of a TPU pod a machine of its own.
+
+  Without them libtpu waits for all hosts before it shows any chip, in work
+  that needs no other host too. Empty where there is no pod.
+  """
+  if importlib.util.find_spec("libtpu") is None:
+    return {}
+  chips = len(glob.glob("/dev/accel[0-9]*")) or len(
+    glob.glob("/dev/vfio/[0-9]*")
+  )
+  if chips not in BOUNDS:
+    return {}
+  return {
+    "TPU_CHIPS_PER_PROCESS_BOUNDS": BOUNDS[chips],
+    "TPU_PROCESS_BOUNDS": "1,1,1",
+    "TPU_VISIBLE_CHIPS": ",".join(map(str, range(chips))),
   }

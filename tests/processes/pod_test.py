@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two real processes: a bank, a sum over all devices, wrong set-ups."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -152,30 +148,3 @@ def test_help_names_the_flags(start):
   pod.wait(60)
   for name in ("processes", "process", "coordinator", "distributed"):
     assert f"--{name}" in pod.said(0).replace("--[no]", "--")
-
-
-def test_the_cluster_says_who_this_is(root):
-  """SLURM's variables, as JAX reads them, without a cluster."""
-  name = "jax_cuda_visible_devices"
-  code = (
-    "from diffmem.processes import cluster; import jax;"
-    f"print(cluster.detect(), jax.config.values[{name!r}])"
-  )
-  slurm = {
-    "SLURM_JOB_ID": "77",
-    "SLURM_STEP_NODELIST": "node[003-004]",
-    "SLURM_NTASKS": "4",
-    "SLURM_PROCID": "3",
-    "SLURM_LOCALID": "1",
-  }
-  done = subprocess.run(
-    [sys.executable, "-c", code],
-    cwd=root,
-    env={**os.environ, **slurm},
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  assert done.stdout.strip() == (
-    "{'index': 3, 'count': 4, 'coordinator': 'node003:61517', 'devices': [1]} 1"
-  )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two and four real processes: as one, in any number, with one of them killed.
 
-A calm audit by one process of four devices is the measure. Whatever does not
-train must be equal to it bit by bit; training, whose sums are made in another
-order, within tolerance.
+A calm audit by one process of two devices is the measure. Where each process
+has two devices too, whatever does not train must be equal to it bit by bit;
+training, whose sums are made in another order, within tolerance.
 """
 
 import json
@@ -93,7 +93,7 @@ def with_model_of(calm, root):
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
   root = tmp_path_factory.mktemp("calm") / "run"
-  start("audit", root, 1, devices=4).finish()
+  start("audit", root, 1, devices=2).finish()
   return root
 
 
