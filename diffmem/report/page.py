@@ -21,6 +21,7 @@ from diffmem.report import (
   images,
   prompts,
   prompts_captions,
+  side,
   tables,
   verdict,
   words,
@@ -101,7 +102,7 @@ def render(
       limit = gallery if whole else min(gallery, ASIDE)
       pairs = results.pairs.get(name, Pairs([]))
       context[name] = _gallery(pairs, limit)
-  context |= _outside(results, gallery)
+  context |= _outside(results, gallery) | _side(results, gallery)
   if membership is not None:
     context |= members.context(results)
   return _environment().get_template("page.html.j2").render(context)
@@ -134,6 +135,23 @@ def _outside(results: Results, gallery: int) -> dict[str, Any]:
       "caption_twin": twin is not None,
     }
   return context
+
+
+def _side(results: Results, gallery: int) -> dict[str, Any]:
+  """What is told of surrogate conditions."""
+  found = results.side
+  if found is None:
+    return {"side": None, "side_alone": False}
+  return {
+    "side": found,
+    "side_alone": results.extraction is None and results.membership is None,
+    "side_sentences": side.sentences(found),
+    "side_tables": side.tables(found),
+    "side_facts": side.facts(found),
+    "side_accuracy": side.accuracy(found),
+    "side_scales": side.by_scale(found),
+    "side_gallery": side.gallery(results.side_pictures, gallery),
+  }
 
 
 def config_file(config: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ STAGES = (
   "distances",
   "extraction",
   "prompts",
+  "side",
   "membership",
 )
 SECTIONS = (
@@ -72,7 +73,8 @@ class Results:
   left_out: files that an import skipped, as
   {"name", "reason"}. prompts, ranking, prompt_pictures: the attack by prompt,
   its flagged prompts, best first, and their images. beside: results of the
-  same attack in the run whose prompts this one was asked, if it was.
+  same attack in the run whose prompts this one was asked, if it was. side,
+  side_pictures: the attack by surrogate conditions, and its clusters.
   """
 
   metas: dict[str, dict]
@@ -96,6 +98,8 @@ class Results:
   prompt_pictures: dict[str, np.ndarray] = dataclasses.field(
     default_factory=dict
   )
+  side: dict | None = None
+  side_pictures: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   @property
   def outside(self) -> bool:
@@ -152,7 +156,12 @@ def read(root: str | os.PathLike) -> Results:
   prompts = None
   if "prompts" not in unfinished:
     prompts = _json(root / "prompts" / "results.json")
+  side = None
+  if "side" not in unfinished:
+    side = _json(root / "side" / "results.json")
   found = Results(
+    side=side,
+    side_pictures=_arrays(root / "side" / "gallery.npz") if side else {},
     metas=metas,
     unfinished=tuple(unfinished),
     data=_json(root / "data" / "meta.json"),

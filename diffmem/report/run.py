@@ -108,6 +108,7 @@ def summarize(results: Results, report: dict) -> dict[str, Any]:
         "membership": results.membership
         and {**results.membership, **results.membership_aside},
         "prompts": results.prompts,
+        "side": results.side,
         "given": given.facts(results),
         "stages": {
           name: {

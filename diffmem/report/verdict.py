@@ -5,7 +5,14 @@ from typing import Any
 
 import scipy.stats
 
-from diffmem.report import checks, claims, prompts, prompts_captions, words
+from diffmem.report import (
+  checks,
+  claims,
+  prompts,
+  prompts_captions,
+  side,
+  words,
+)
 from diffmem.report.results import Results
 
 CLEAR = 0.01  # below this probability, false matches do not explain it
@@ -16,6 +23,8 @@ def verdict(results: Results) -> tuple[str, list[str]]:
   said = []
   if results.extraction is not None:
     said += extraction(results.extraction)
+  if results.side is not None:
+    said += side.sentences(results.side)
   if results.prompts is not None:
     said += prompts.sentences(results.prompts)
     known, twin = (
@@ -25,6 +34,10 @@ def verdict(results: Results) -> tuple[str, list[str]]:
     said += prompts_captions.sentences(known, twin)
   if results.membership is not None:
     said += membership(results.membership, results.membership_aside)
+  if results.side is not None and not (
+    results.extraction or results.membership
+  ):
+    return said[0], said[1:]  # nothing else was asked
   if not said:
     said = ["No attack has finished in this folder, so nothing is known yet."]
   if results.extraction is None and results.outside and not results.data:
