@@ -40,7 +40,18 @@ def to_height(
   return made
 
 
-def dataset_to_height(dataset: Dataset, height: int) -> Dataset:
-  """The same dataset with its images averaged down."""
-  images = to_height(dataset.images, height)
+def fitted(
+  images: UInt8[np.ndarray, "n h w c"], height: int
+) -> UInt8[np.ndarray, "n y x c"]:
+  """The images at a model's height, where theirs is a whole multiple of it."""
+  h, w = images.shape[1:3]
+  whole = h % height == 0 and w % (h // height) == 0
+  return to_height(images, height) if whole else images
+
+
+def fitted_dataset(dataset: Dataset, height: int) -> Dataset:
+  """The same for a dataset; itself where nothing changes."""
+  images = fitted(dataset.images, height)
+  if images is dataset.images:
+    return dataset
   return dataclasses.replace(dataset, images=images)

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffmem import workdir
 from diffmem.arrays import UInt8
-from diffmem.data import streams
+from diffmem.data import reduced, streams
 from diffmem.denoiser import trained
 from diffmem.membership import (
   blind,
@@ -41,9 +41,12 @@ def bank(root, scene: Scene, count: int) -> UInt8[np.ndarray, "g h w c"] | str:
     opened = banks.open_bank(root)
   except (FileNotFoundError, ValueError) as e:
     return str(e)
-  if opened.shape[1:] != scene.dataset.images.shape[1:]:
+  shape = scene.dataset.images.shape[1:]
+  made = np.asarray(opened[: min(count, len(opened))])
+  made = reduced.fitted(made, shape[0])
+  if made.shape[1:] != shape:
     return f"generations {opened.shape[1:]} are of another shape"
-  return np.asarray(opened[: min(count, len(opened))])
+  return made
 
 
 def inputs(root, count: int) -> dict[str, str]:

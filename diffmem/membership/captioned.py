@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from diffmem import workdir
+from diffmem import arrays, workdir
 from diffmem.arrays import Int
 from diffmem.data import Dataset, captions
 from diffmem.denoiser import Denoiser
+from diffmem.diffusion import augmentation
 from diffmem.sample.bank import Bank
 
 
@@ -27,18 +28,29 @@ def of_images(
 ) -> Any:
   """Labels [n], or captions' trees [n ...], of images; None without either.
 
+  A stage of a cascade that enlarges images is given these, averaged down and
+  without noise, as "low" and "level" of the tree.
+
   Args:
-    root: the workdir that holds `captions`.
+    root: the workdir of the model; `captions` lie in that of its whole run.
     dataset: of the images.
     denoiser: whose conditions.
     ids: of the images.
   """
+  rows = dataset.rows(ids)
+  found: dict[str, Any] = {}
   if takes_captions(denoiser):
     known = captions.read(workdir.whole(root), dataset)
-    return known.cond(known.ids[dataset.rows(ids)])
+    found |= known.cond(known.ids[rows])
+  if denoiser.low is not None:
+    x = arrays.from_uint8(dataset.images[rows])
+    found["low"] = np.asarray(augmentation.smaller(x, denoiser.low[0]))
+    found["level"] = np.zeros(len(rows), np.int32)
+  if found:
+    return found
   if denoiser.num_classes is None or dataset.labels is None:
     return None
-  return dataset.labels[dataset.rows(ids)]
+  return dataset.labels[rows]
 
 
 def of_bank(

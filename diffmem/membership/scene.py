@@ -16,7 +16,7 @@ import numpy as np
 import diffmem.data
 from diffmem import workdir
 from diffmem.arrays import Bool, Int
-from diffmem.data import Dataset, Split
+from diffmem.data import Dataset, Split, reduced
 from diffmem.denoiser import Denoiser
 from diffmem.membership import captioned, choosing, manifest
 from diffmem.membership.evaluate import Design, of_parts
@@ -28,7 +28,7 @@ class Scene:
   """Images, what each is used for, and models.
 
   Attributes:
-    dataset, split: of the workdir.
+    dataset, split: of the workdir; images at the size of its models.
     ids: of the scored images.
     parts: what each is used for.
     main: the model of the workdir alone, if it has one.
@@ -132,4 +132,8 @@ def build(
       "data.split.held_out"
     )
   parts = choosing.draw(copies, calibration, share=share, seed=seed)
+  for models in (main, shadows):
+    if models is not None and "shape" in models.models[0].meta:
+      height = models.models[0].meta["shape"][0]
+      dataset = reduced.fitted_dataset(dataset, height)
   return Scene(dataset, split, ids, parts, main, shadows)

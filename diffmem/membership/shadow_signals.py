@@ -17,6 +17,7 @@ import numpy as np
 import diffmem.data
 from diffmem import store, workdir
 from diffmem.arrays import Bool, Float, Int
+from diffmem.data import reduced
 from diffmem.denoiser import Denoiser, trained
 from diffmem.membership import captioned, signals
 from diffmem.membership.manifest import Manifest, Model
@@ -102,6 +103,7 @@ def compute(
         len(manifest.models),
       )
       template = _load(model, template)
+      dataset = reduced.fitted_dataset(dataset, template.shape[0])
       path.parent.mkdir(parents=True, exist_ok=True)
       workdir.write_json(_beside(path), _record(made_of, model))
       signals.compute(

@@ -74,7 +74,8 @@ def of(
   """The training images, averaged down to `height` where it is given."""
   dataset, rows = canaries.training(dataset, split)
   if height is not None:
-    dataset = reduced.dataset_to_height(dataset, height)
+    images = reduced.to_height(dataset.images, height)
+    dataset = dataclasses.replace(dataset, images=images)
   return Examples(dataset, rows, texts)
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from diffmem.data import reduced
+from diffmem.data import Dataset, reduced
 
 
 def test_blocks_become_their_mean_halves_up():
@@ -29,3 +29,14 @@ def test_what_does_not_divide_is_refused(height):
   images = np.zeros((1, 6, 9, 1), np.uint8)
   with pytest.raises(ValueError, match=f"6x9 .* down to height {height}"):
     reduced.to_height(images, height)
+
+
+def test_images_of_another_size_stay():
+  images = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1)
+  dataset = Dataset(images, np.array([3]), captions=("a",))
+  assert reduced.fitted_dataset(dataset, 8) is dataset
+  assert reduced.fitted_dataset(dataset, 5) is dataset
+  assert reduced.fitted(images, 16) is images
+  small = reduced.fitted_dataset(dataset, 4)
+  np.testing.assert_array_equal(small.images, reduced.to_height(images, 4))
+  assert (small.ids[0], small.captions) == (3, ("a",))
