@@ -7,6 +7,7 @@ whose errors name the path and say what to do; arrays go through tensorstore
 and checkpoints through orbax, to the same objects.
 """
 
+import contextlib
 import functools
 import importlib.util
 import io
@@ -142,7 +143,7 @@ def path(p: str | os.PathLike) -> Path:
 
 @functools.cache
 def check(root: Path) -> None:
-  """Writes, reads and deletes a small object; once for each root.
+  """Uses each right that a run needs; once for each root.
 
   Raises:
     OSError: the bucket is not there, out of reach or lacks a right.
@@ -153,11 +154,20 @@ def check(root: Path) -> None:
     root._ask("written", lambda: probe.write_bytes(b"\0"), tries=1)
     root._ask("read", probe.read_bytes, tries=1)
     root._ask("deleted", probe.unlink, tries=1)
+    root._ask("described", lambda: _describe(root.parts[2]), tries=1)
   except FileNotFoundError as e:
     raise FileNotFoundError(
       f"--workdir={root}: there is no bucket {root.parts[2]!r}, or this "
       "machine's account may not see it; create it, or correct its name"
     ) from e
+
+
+def _describe(bucket: str) -> None:
+  """Reads what a bucket is, as orbax does before it deletes a checkpoint."""
+  from google.cloud import storage  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+
+  with contextlib.closing(storage.Client()) as client:
+    client.get_bucket(bucket, retry=None)  # pyright: ignore[reportArgumentType]
 
 
 class _Plain(gpath.PosixGPath):

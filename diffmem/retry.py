@@ -102,8 +102,9 @@ def passing(error: BaseException) -> bool:
   """Whether the same call may well succeed a little later."""
   if isinstance(error, TimeoutError | ConnectionError):
     return True
-  if getattr(error, "code", None) in _STATUSES:  # gcsfs.retry.HttpError
-    return True
+  code = getattr(error, "code", None)  # of gcsfs and google.cloud
+  if isinstance(code, int):
+    return code in _STATUSES
   if _NAMES & {kind.__name__ for kind in type(error).__mro__}:
     return True
   if isinstance(error, OSError) and error.errno is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffmem import buckets, checkpoint, mesh, store, workdir
+from diffmem.data import given, sources
 from tests import object_store
 
 ROOT = "gs://bucket/run"
@@ -121,10 +122,23 @@ def test_a_bucket_that_cannot_be_used(bucket, root, status, message):
   assert bucket.files() == {}
 
 
-@pytest.mark.parametrize("right", ["GET", "DELETE"])
-def test_a_right_that_lacks(bucket, right):
-  bucket.fault = lambda method, key: 403 if method == right else None
-  with pytest.raises(OSError, match="Forbidden"):
+@pytest.mark.parametrize(
+  ("right", "message"),
+  [
+    (("GET", "run/"), r"gs://bucket/run cannot be read \(Forbidden"),
+    (("DELETE", "run/"), r"gs://bucket/run cannot be deleted \(Forbidden"),
+    (
+      ("GET", "/storage/v1/b/bucket"),
+      r"run cannot be described \(403 .*the ri",
+    ),
+  ],
+)
+def test_a_right_that_lacks(bucket, right, message):
+  def fault(method, key):
+    return 403 if method == right[0] and key.startswith(right[1]) else None
+
+  bucket.fault = fault
+  with pytest.raises(OSError, match=message):
     buckets.check(workdir.path(ROOT))
 
 
@@ -148,6 +162,17 @@ def test_a_stage_on_a_bucket(bucket):
   bucket.put("run/sample/.lock", b'{"owner": "a", "since": "b"}', {})
   with workdir.stage(ROOT, "sample", config={}) as stage:
     assert not stage.finished  # a dead run's lease
+
+
+def test_arrays_that_are_audited_are_kept_in_the_bucket(bucket):
+  images = np.arange(2 * 16, dtype=np.uint8).reshape(2, 4, 4)
+  kept = given.keep(f"{ROOT}/data", "training", images)
+  assert kept == f"npz:{ROOT}/data/training.npz"
+  read = sources.load(kept)
+  assert (read.images[..., 0] == images).all()
+  assert given.keep(f"{ROOT}/data", "training", images) == kept
+  with pytest.raises(ValueError, match="holds other images than training"):
+    given.keep(f"{ROOT}/data", "training", images + 1)
 
 
 @pytest.mark.parametrize("status", [429, 503, object_store.DROP])

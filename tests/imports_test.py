@@ -168,6 +168,7 @@ def test_dependencies_are_what_is_imported(root, setup_arguments):
     "PIL": "pillow",
     "absl": "absl-py",
     "fsspec": "etils",  # brings it
+    "google": "etils",  # its [epath-gcs] does
     "jax_privacy": "jax-privacy",
     "markupsafe": "jinja2",  # is part of it
     "orbax": "orbax-checkpoint",

@@ -64,6 +64,8 @@ class ObjectStore:
       "TENSORSTORE_GCS_HTTP_URL": self.url,
       "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
       "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+      "GOOGLE_CLOUD_PROJECT": "none",
+      "NO_GCE_CHECK": "true",
       "NO_PROXY": "127.0.0.1",
       "no_proxy": "127.0.0.1",
     }

@@ -4,13 +4,21 @@
 import os
 from collections.abc import Callable
 
+from diffmem import workdir
+
 
 def writer(folder: str | os.PathLike) -> Callable[[dict], None]:
   """A function that writes one line of metrics as scalars.
 
   Raises:
     ImportError: the extra is not installed.
+    ValueError: the folder is in a bucket.
   """
+  if not workdir.is_local(folder):
+    raise ValueError(
+      f"train.tensorboard=True writes events to local folders, not to {folder}:"
+      " set train.tensorboard=False, metrics.jsonl holds the same numbers"
+    )
   try:
     import tensorboardX  # pyright: ignore[reportMissingImports]
   except ImportError as e:

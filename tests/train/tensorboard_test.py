@@ -35,3 +35,8 @@ def test_every_metric_becomes_a_scalar_at_its_step(tmp_path, monkeypatch):
   write = tensorboard.writer(tmp_path)
   write({"step": 7, "loss": 0.5, "lr": 0.1})
   assert said == [str(tmp_path), ("loss", 0.5, 7), ("lr", 0.1, 7), "flush"]
+
+
+def test_a_bucket_takes_no_events():
+  with pytest.raises(ValueError, match=r"not to gs://b/run: set train\.tensor"):
+    tensorboard.writer("gs://b/run")
