@@ -89,7 +89,6 @@ class Settings:
       )
 
 
-@processes.led
 def run(
   root: str | os.PathLike, *, seed: int, sample: dict, progress: bool = True
 ) -> None:
@@ -188,35 +187,48 @@ def fill(
 ) -> Bool[np.ndarray, " n"] | None:
   """Makes every block that <folder>/images lacks; which images were flagged.
 
+  Of several processes each makes its part of the blocks.
   The images' shape is that of the first block made. Flags are kept beside the
   images (`flagged`, written first), so that none is lost in a stop.
   """
   folder = workdir.path(folder)
+  batch = min(batch, n)
   images = _open(folder, n, batch)
   if images is not None:
-    images.verify()
-  done = [] if images is None else images.written()
-  batch = min(batch, n)
-  starts = [s for s in range(0, n, batch) if s // batch not in done]
-  made = n - sum(min(batch, n - s) for s in starts)
+    damaged = images.damaged(processes.share(images.written()))
+    if damaged:
+      raise ValueError(damaged)
+
+  def written() -> list[int]:
+    opened = _open(folder, n, batch)
+    return [] if opened is None else opened.written()
+
+  def there() -> int:
+    return sum(min(batch, n - number * batch) for number in written())
+
   with Progress(
-    n, what="sample", unit="images", done=made, enabled=progress
+    n, what="sample", unit="images", done=there(), enabled=progress
   ) as bar:
-    for start in starts:
-      ids = np.arange(start, min(start + batch, n))
-      block, flags = make(ids)
-      if flags is not None:
-        marks = _flags(folder, n, batch)
-        marks.write(start // batch, flags.astype(np.uint8))
-      if images is None:
-        images = store.create(
-          folder / "images",
-          shape=(n, *block.shape[1:]),
-          dtype=np.uint8,
-          chunk=batch,
-        )
-      images.write(start // batch, block)
-      bar.update(len(ids))
+    for numbers in processes.parts(
+      written,
+      -(-n // batch),
+      what="the bank",
+      meanwhile=lambda: bar.reach(there()),
+    ):
+      for number in numbers:
+        ids = np.arange(number * batch, min((number + 1) * batch, n))
+        block, flags = make(ids)
+        if flags is not None:
+          _flags(folder, n, batch).write(number, flags.astype(np.uint8))
+        if images is None:
+          images = store.create(
+            folder / "images",
+            shape=(n, *block.shape[1:]),
+            dtype=np.uint8,
+            chunk=batch,
+          )
+        images.write(number, block)
+        bar.update(len(ids))
   if not (folder / "flagged" / "zarr.json").exists():
     return None
   return store.open(folder / "flagged")[:].astype(bool)

@@ -6,12 +6,14 @@ import contextlib
 import threading
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from diffmem import processes, workdir
+from diffmem import processes, store, workdir
 from diffmem.processes import meeting
 from diffmem.processes import member as module
 from diffmem.processes.member import Member
+from diffmem.sample import pipelines
 
 
 class _Threads(threading.local):
@@ -178,3 +180,23 @@ def test_a_stage_that_is_in_use_ends_all(spread, tmp_path):
 
     found = spread(2, work)
   assert all("is in use by" in str(error) for error in found)
+
+
+def test_a_pipeline_draws_in_all_processes(spread, tmp_path):
+  made = []
+
+  def make(ids):
+    made.append(ids.tolist())
+    return np.broadcast_to(
+      ids.astype(np.uint8)[:, None, None, None], (len(ids), 2, 2, 3)
+    ), ids % 2 == 1
+
+  flagged = spread(
+    2,
+    lambda i: pipelines.fill(tmp_path, make, n=11, batch=2, progress=False),
+  )
+  assert sorted(i for ids in made for i in ids) == [*range(11)]
+  images = store.open(tmp_path / "images")
+  assert (images[:][:, 0, 0, 0] == np.arange(11)).all()
+  for flags in flagged:
+    assert flags.tolist() == [i % 2 == 1 for i in range(11)]
