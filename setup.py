@@ -21,6 +21,7 @@ STAGES = (
   "sample",
   "distances",
   "extraction",
+  "inpaint",
   "membership",
   "prompts",
   "side",

@@ -29,6 +29,7 @@ STAGES = (
   "convert",
   "distances",
   "extraction",
+  "inpaint",
   "membership",
   "prompts",
   "report",

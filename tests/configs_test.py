@@ -11,7 +11,7 @@ from diffmem import data, models
 from diffmem.bin import program
 from diffmem.data import splits
 from diffmem.diffusion import losses, schedules, steppers
-from diffmem.extraction import side_clusters, side_job, side_scores
+from diffmem.extraction import inpaint, side_clusters, side_job, side_scores
 from diffmem.membership import audits, learnt, shadowed, stored
 from diffmem.models import presets
 from diffmem.sample import pipelines
@@ -57,6 +57,8 @@ SURROGATE = {
     "debug,shadow=3",
   ],
 }
+# Models that are not sampled from, and one stage of their own.
+ASIDE = {"digits_reconstruction.py": ["", "debug", "seed=3", "steps=800"]}
 TRAINED = ALL + [
   (name, arg) for name, args in (SHADOWS | UNSAMPLED).items() for arg in args
 ]
@@ -96,7 +98,7 @@ def accepts(function, section, given=()):
 
 def test_every_config_is_listed(root):
   files = {p.name for p in (root / "configs").glob("*.py")} - {"__init__.py"}
-  listed = (CONFIGS, OUTSIDE, SHADOWS, UNSAMPLED, SURROGATE)
+  listed = (CONFIGS, OUTSIDE, SHADOWS, UNSAMPLED, SURROGATE, ASIDE)
   assert files == set().union(*listed)
 
 
@@ -120,6 +122,26 @@ def test_the_pipeline_s_section_is_its_settings(root):
   other = load(root, "pipeline.py").to_dict()
   for name in set(folder) - {"sample", "report"}:
     assert folder[name] == other[name], name
+
+
+@pytest.mark.parametrize(
+  ("name", "arg"), [(n, a) for n, args in ASIDE.items() for a in args]
+)
+def test_configs_with_one_stage_of_their_own(root, name, arg):
+  config = load(root, name, arg)
+  assert config.is_locked
+  accepts(diffmem.audit.run, config.to_dict())
+  accepts(data.prepare, config.data.to_dict(), given=("seed",))
+  full = load(root, name)
+  assert set(full) == set(config)
+  for section in set(config) - {"seed"}:
+    assert config[section].is_locked
+    assert set(full[section]) == set(config[section])
+  if "inpaint" in config:
+    section = config.inpaint.to_dict()
+    rest = {"mask", "targets", "keep", "bootstrap", "gallery"}
+    options, _ = keywords(inpaint.attack)
+    assert set(section) == options | rest
 
 
 @pytest.mark.parametrize(("name", "arg"), TRAINED)
@@ -235,7 +257,8 @@ def test_the_cifar10_network_has_the_published_size(root):
 
 
 @pytest.mark.parametrize(
-  "name", [*CONFIGS, *OUTSIDE, *SHADOWS, *UNSAMPLED, *SURROGATE]
+  "name",
+  [*CONFIGS, *OUTSIDE, *SHADOWS, *UNSAMPLED, *SURROGATE, *ASIDE],
 )
 @pytest.mark.parametrize("arg", ["debgu", "seed=x", "seed"])
 def test_arguments_are_strict(root, name, arg):

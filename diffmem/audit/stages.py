@@ -17,6 +17,7 @@ import diffmem.data
 from diffmem import processes, workdir
 from diffmem.data import given
 from diffmem.distances import run as search
+from diffmem.extraction import inpaint_run as reconstruct
 from diffmem.extraction import prompts_run as ask_prompts
 from diffmem.extraction import run as extract
 from diffmem.extraction import side_run as surrogate
@@ -47,6 +48,7 @@ def run(
   extraction: dict | None = None,
   prompts: dict | None = None,
   side: dict | None = None,
+  inpaint: dict | None = None,
   membership: dict | None = None,
   progress: bool = True,
 ) -> dict[str, Any]:
@@ -117,6 +119,8 @@ def run(
     ask(root, seed=seed, prompts=prompts, progress=progress)
   if side is not None:
     surrogate.run(root, seed=seed, side=side, progress=progress)
+  if inpaint is not None:
+    reconstruct.run(root, seed=seed, inpaint=inpaint, progress=progress)
   if membership is not None:
     infer.run(root, seed=seed, membership=membership, progress=progress)
   publish.run(root, report=report, progress=progress)

@@ -189,23 +189,29 @@ def repaint(
         lambda k: jax.random.normal(keys.stream(k, name, *ints), denoiser.shape)
       )(id_keys)
 
-    def body(x, row):
-      n, to, back_signal, back_noise = row
+    def predict(x, to):
       at = jnp.full(len(x), to.t, jnp.int32)
-      eps, fraction = denoiser.predict(params, x, at, cond)
+      return denoiser.predict(params, x, at, cond)
+
+    def update(x, eps, fraction, row):
+      n, to, back_signal, back_noise = row
       z = normal("step", n) if method.noisy else None
       x = method.step(x, eps, to, z, fraction, clip)
       seen = to.next_signal * visible[None]
       seen = seen + to.next_noise * normal("known", n)
       x = jnp.where(known[None], seen, x)
-      return back_signal * x + back_noise * normal("back", n), None
+      return back_signal * x + back_noise * normal("back", n)
 
-    x = normal("start")
+    def step(x, row):
+      return update(x, *predict(x, row[1]), row), None
+
+    x: Any = normal("start")
     if denoiser.traceable:
-      return jax.lax.scan(body, x, table)[0]
+      return jax.lax.scan(step, x, table)[0]
+    update = jax.jit(update)
     for n in range(len(path)):
       row = jax.tree.map(lambda column, n=n: jnp.asarray(column[n]), table)
-      x, _ = body(x, row)
+      x = update(x, *predict(x, row[1]), row)
     return x
 
   return sample

@@ -19,6 +19,7 @@ from diffmem.report import (
   figures,
   given,
   images,
+  inpaint,
   prompts,
   prompts_captions,
   side,
@@ -103,6 +104,8 @@ def render(
       pairs = results.pairs.get(name, Pairs([]))
       context[name] = _gallery(pairs, limit)
   context |= _outside(results, gallery) | _side(results, gallery)
+  context |= inpaint.context(results)
+  context["side_alone"] |= results.aside
   if membership is not None:
     context |= members.context(results)
   return _environment().get_template("page.html.j2").render(context)

@@ -25,6 +25,7 @@ STAGES = (
   "extraction",
   "prompts",
   "side",
+  "inpaint",
   "membership",
 )
 SECTIONS = (
@@ -38,6 +39,7 @@ SECTIONS = (
   "extraction",
   "membership",
 )  # of a run that trains; together they make its config
+PARTS = {"inpaint": "targets.csv"}  # stages with a section of their own
 _PAIRS = {
   "matches": ("matches.csv", "match"),
   "near_misses": ("near_misses.csv", "near"),
@@ -62,6 +64,15 @@ class Pairs:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+  """A stage of PARTS: results.json, its table, and gallery.npz."""
+
+  results: dict
+  rows: list[dict[str, str]]
+  pictures: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class Results:
   """Everything a report is made from; None or empty where absent.
 
@@ -74,7 +85,8 @@ class Results:
   {"name", "reason"}. prompts, ranking, prompt_pictures: the attack by prompt,
   its flagged prompts, best first, and their images. beside: results of the
   same attack in the run whose prompts this one was asked, if it was. side,
-  side_pictures: the attack by surrogate conditions, and its clusters.
+  side_pictures: the attack by surrogate conditions, and its clusters. parts: of
+  PARTS, by stage.
   """
 
   metas: dict[str, dict]
@@ -100,6 +112,15 @@ class Results:
   )
   side: dict | None = None
   side_pictures: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  parts: dict[str, Part] = dataclasses.field(default_factory=dict)
+
+  @property
+  def aside(self) -> bool:
+    """Whether nothing but stages of PARTS was asked for."""
+    asked = {*self.metas, *self.unfinished} & {"extraction", "membership"}
+    known = self.extraction is not None or self.membership is not None
+    return bool(self.parts) and not (asked or known)
 
   @property
   def outside(self) -> bool:
@@ -127,6 +148,8 @@ def read(root: str | os.PathLike) -> Results:
   root = workdir.path(root)
   metas, unfinished = {}, []
   shadows = _json(root / "shadows" / "manifest.json")
+  if shadows is None:
+    shadows = _shadows(root / "shadows")
   if shadows is not None:
     metas["shadows"] = shadows
   for name in STAGES:
@@ -181,6 +204,12 @@ def read(root: str | os.PathLike) -> Results:
     metrics=_metrics(root / "train" / "metrics.jsonl"),
     previews=_previews(root / "train" / "previews"),
     tables=tables,
+    parts={
+      name: Part(found, _rows(root / name / table), _gallery(root / name))
+      for name, table in PARTS.items()
+      if name not in unfinished
+      and (found := _json(root / name / "results.json")) is not None
+    },
   )
   if not (metas or unfinished or extraction or membership or found.metrics):
     raise FileNotFoundError(
@@ -197,6 +226,31 @@ def _beside(root) -> dict | None:
   if table is None:
     return None
   return _json(workdir.path(table).parent.parent / "prompts" / "results.json")
+
+
+def _shadows(folder) -> dict | None:
+  """A record of shadow models where the membership stage left none."""
+  files = sorted(folder.glob("*/train/meta.json")) if folder.exists() else []
+  metas = [workdir.read_json(file) for file in files]
+  metas = [meta for meta in metas if meta.get("status") == "finished"]
+  if not metas:
+    return None
+  config = dict(metas[0]["config"])
+  split = {**config["data"]["split"], "shadow": None}  # as of all together
+  config["data"] = {**config["data"], "split": split}
+  seconds = sum(meta["seconds"] for meta in metas)
+  return {
+    **metas[0],
+    "config": config,
+    "shadows": len(metas),
+    "seconds": round(seconds, 3),
+    "images": None,
+    "weights": None,
+  }
+
+
+def _gallery(folder) -> dict[str, np.ndarray]:
+  return _arrays(folder / "gallery.npz")
 
 
 def _json(file) -> dict | None:

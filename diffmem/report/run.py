@@ -109,6 +109,7 @@ def summarize(results: Results, report: dict) -> dict[str, Any]:
         and {**results.membership, **results.membership_aside},
         "prompts": results.prompts,
         "side": results.side,
+        **{name: part.results for name, part in results.parts.items()},
         "given": given.facts(results),
         "stages": {
           name: {

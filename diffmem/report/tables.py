@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from diffmem.report import claims, verdict, words
+from diffmem.report import claims, inpaint, verdict, words
 from diffmem.report.results import Results
 
 
@@ -54,6 +54,7 @@ def headline(results: Results) -> list[dict[str, str]]:
     rows += _extraction_rows(results.extraction)
   if results.prompts is not None:
     rows.append(_prompts_row(results.prompts))
+  rows += inpaint.headline(results)
   membership = results.membership or {}
   named: list[str] = list(membership)
   if len(named) > 2:  # the others are told in their own section

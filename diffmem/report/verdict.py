@@ -8,6 +8,7 @@ import scipy.stats
 from diffmem.report import (
   checks,
   claims,
+  inpaint,
   prompts,
   prompts_captions,
   side,
@@ -34,9 +35,11 @@ def verdict(results: Results) -> tuple[str, list[str]]:
     said += prompts_captions.sentences(known, twin)
   if results.membership is not None:
     said += membership(results.membership, results.membership_aside)
-  if results.side is not None and not (
+  said += inpaint.sentences(results)
+  alone = results.side is not None and not (
     results.extraction or results.membership
-  ):
+  )
+  if alone or results.aside:
     return said[0], said[1:]  # nothing else was asked
   if not said:
     said = ["No attack has finished in this folder, so nothing is known yet."]
