@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -25,12 +24,7 @@ import numpy as np
 from etils import epath
 
 import diffmem
-from diffmem import buckets, lease, processes, retry
-
-try:
-  import fcntl
-except ImportError:  # no advisory locks on this platform
-  fcntl = None
+from diffmem import buckets, lease, lock, processes, retry
 
 # The stage whose command makes the folder.
 _COMMANDS = {"data": "train", "captions": "train"}
@@ -190,7 +184,7 @@ def stage(
       with _followed(folder, _meta(config, inputs), opened, closed) as this:
         yield this
       return
-  with _lock(folder):
+  with lock.hold(folder):
     meta = _meta(config, inputs)
     earlier = folder / "meta.json"
     finished, seconds = False, 0.0
@@ -366,31 +360,6 @@ def _check_disk(root: epath.Path, folder: epath.Path, needs: int) -> None:
       f"{folder} needs {needs / 2**20:,.0f} MiB, its disk has "
       f"{free / 2**20:,.0f} MiB free; free space or choose another --workdir"
     )
-
-
-@contextlib.contextmanager
-def _lock(folder: epath.Path) -> Iterator[None]:
-  """One writer a folder; the lock goes with its process, even if killed."""
-  if not is_local(folder):
-    with lease.hold(folder):
-      yield
-    return
-  if fcntl is None:
-    yield
-    return
-  with open(folder / ".lock", "a+") as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      f.seek(0)
-      raise OSError(
-        f"{folder} is in use by {f.read().strip() or 'another run'}; wait for "
-        "it to end, stop it, or choose another --workdir"
-      ) from None
-    f.truncate(0)
-    f.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    f.flush()
-    yield
 
 
 def plain(value: Any) -> Any:

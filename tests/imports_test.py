@@ -18,6 +18,7 @@ CHAIN = (
   "retry",
   "buckets",
   "lease",
+  "lock",
   "processes",
   "workdir",
   "progress",

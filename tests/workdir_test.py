@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workdirs: metadata, the lock, and what is refused."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from diffmem import workdir
+from diffmem import retry, workdir
 
 CONFIG = {"seed": 0, "train": {"lr": 0.001, "sizes": (1, 2)}}
 
@@ -93,6 +95,31 @@ def test_places_that_cannot_be_written(tmp_path):
     _finish(tmp_path, needs=2**20 * 1_048_576_000)
   with pytest.raises(OSError, match="cannot make /proc/none"):
     _finish("/proc/none")
+
+
+def test_a_disk_that_fails_now_and_then(tmp_path, monkeypatch):
+  errors = [errno.EIO, errno.ESTALE]
+  replace = os.replace
+
+  def fail(source, target):
+    if errors:
+      number = errors.pop()
+      raise OSError(number, os.strerror(number))
+    replace(source, target)
+
+  monkeypatch.setattr(retry, "FIRST", 0.001)
+  monkeypatch.setattr(os, "replace", fail)
+  workdir.write_json(tmp_path / "a.json", {"a": 1})
+  assert not errors
+  errors.append(errno.ENOSPC)
+  with pytest.raises(OSError, match="No space left"):
+    workdir.write_json(tmp_path / "a.json", {"a": 2})
+  assert not errors  # once
+  errors.extend([errno.EIO] * 99)
+  with pytest.raises(OSError, match=r"a\.json could not be written 6 times"):
+    workdir.write_json(tmp_path / "a.json", {"a": 2})
+  errors.clear()
+  assert workdir.read_json(tmp_path / "a.json") == {"a": 1}
 
 
 def test_json_is_whole_and_holds_no_nan(tmp_path):
