@@ -57,11 +57,11 @@ def must(*command, cwd):
 
 @pytest.fixture(scope="module")
 def source(root, tmp_path_factory) -> pathlib.Path:
-  """A copy of what is packaged: building writes into its folder."""
+  """A copy of what is packaged, and of its tests: building writes into it."""
   folder = tmp_path_factory.mktemp("source")
   for name in FILES:
     shutil.copy(root / name, folder)
-  for name in FOLDERS:
+  for name in (*FOLDERS, "tests"):
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(root / name, folder / name, ignore=ignore)
   return folder
@@ -130,10 +130,9 @@ def installed(wheel, tmp_path_factory) -> pathlib.Path:
   return here
 
 
-def test_tests_pass_where_the_wheel_is_installed(installed, root, tmp_path):
-  shutil.copy(root / "pyproject.toml", tmp_path)
-  ignore = shutil.ignore_patterns("__pycache__")
-  shutil.copytree(root / "tests", tmp_path / "tests", ignore=ignore)
+def test_tests_pass_where_the_wheel_is_installed(installed, source, tmp_path):
+  shutil.copy(source / "pyproject.toml", tmp_path)
+  shutil.copytree(source / "tests", tmp_path / "tests")
   chosen = [f"tests/{name}" for name in TESTS]
   must(installed / "python", "-m", "pytest", "-q", *chosen, cwd=tmp_path)
 
