@@ -154,22 +154,21 @@ def prepare(
     "encoder_sha256": made.digest,
     "texts_sha256": workdir.digest(list(texts)),
   }
-  config = {k: info[k] for k in ("encoder", "length", "features")}
+  of_encoder = {k: info[k] for k in ("encoder", "length", "features")}
+  config = {"data": {"captions": of_encoder}}
   inputs = {k: info[k] for k in ("encoder_sha256", "texts_sha256")}
-  with workdir.stage(
-    root,
-    NAME,
-    config={"data": {"captions": config}},
-    inputs=inputs,
-    needs=4 * len(texts) * made.length * made.features,
-  ) as stage:
-    if not stage.finished:
+  folder = workdir.path(root) / NAME
+  if not _finished(folder, config, inputs):
+    needs = 4 * len(texts) * made.length * made.features
+    with workdir.stage(
+      root, NAME, config=config, inputs=inputs, needs=needs
+    ) as stage:
       text = json.dumps(texts, ensure_ascii=False)
-      workdir.write_bytes(stage.folder / "texts.json", text.encode())
-      _embed(stage.folder, made, texts, progress)
+      workdir.write_bytes(folder / "texts.json", text.encode())
+      _embed(folder, made, texts, progress)
       stage.record("captions", info)
-      _log.info("captions: %d embedded (%s)", len(texts), stage.folder)
-  return Captions(texts, ids, *_open(workdir.path(root) / NAME), info)
+      _log.info("captions: %d embedded (%s)", len(texts), folder)
+  return Captions(texts, ids, *_open(folder), info)
 
 
 def read(root: str | os.PathLike, dataset: Dataset) -> Captions:
@@ -189,6 +188,15 @@ def read(root: str | os.PathLike, dataset: Dataset) -> Captions:
       "delete that folder and what came after it"
     )
   return Captions(texts, ids, *_open(workdir.path(root) / NAME), info)
+
+
+def _finished(folder: os.PathLike, config: dict, inputs: dict) -> bool:
+  """Whether they are there: the jobs of one run that find them need no lock."""
+  file = workdir.path(folder) / "meta.json"
+  meta = workdir.read_json(file) if file.exists() else {}
+  return meta.get("status") == "finished" and (
+    (meta["config"], meta["inputs"]) == (config, inputs)
+  )
 
 
 def _check_lengths(made: Encoder, texts: Sequence[str], cut: bool) -> int:
