@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+started = []  # every pod, so that none outlives its test
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -30,6 +31,7 @@ class Pod:
       "JAX_NUM_CPU_DEVICES": str(devices),
     }
     self.logs, self.processes = [], []
+    started.append(self)
     for i in range(count):
       many = [f"--processes={count}", f"--process={i}"] if count > 1 else []
       log = pathlib.Path(cwd or ".") / f"pod.{id(self)}.{i}.log"
@@ -54,19 +56,20 @@ class Pod:
     self.processes[i].kill()
     self.processes[i].wait()
 
-  def wait(self, timeout=600):
+  def end(self):
+    """Ends those that are still there."""
+    for process in self.processes:
+      process.kill()
+      process.wait()
+
+  def wait(self, timeout=900):
     """Exit statuses, when all have ended."""
     deadline = time.monotonic() + timeout
-    try:
-      return [
-        p.wait(max(0.1, deadline - time.monotonic())) for p in self.processes
-      ]
-    finally:
-      for process in self.processes:
-        process.kill()
-        process.wait()
+    return [
+      p.wait(max(0.1, deadline - time.monotonic())) for p in self.processes
+    ]
 
-  def finish(self, timeout=600):
+  def finish(self, timeout=900):
     """Waits; AssertionError with what was said where one has failed."""
     codes = self.wait(timeout)
     assert codes == [0] * len(codes), "\n".join(
@@ -74,10 +77,16 @@ class Pod:
     )
 
 
-def until(true, process, timeout=300, every=0.02):
+def until(true, process, timeout=900, every=0.02):
   """Waits for something while a process runs; AssertionError otherwise."""
   deadline = time.monotonic() + timeout
   while not true():
     assert process.poll() is None, f"it ended with {process.returncode}"
     assert time.monotonic() < deadline, f"not within {timeout} s"
     time.sleep(every)
+
+
+def end_all():
+  """Ends what a test has left."""
+  while started:
+    started.pop().end()

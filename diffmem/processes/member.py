@@ -45,7 +45,8 @@ class Member:
   ):
     if "://" in os.fspath(folder):
       buckets.path(folder)  # prepares its client; beats are not tried again
-    self.folder = epath.Path(folder)
+    local = "://" not in os.fspath(folder)
+    self.folder = epath.Path(folder) if local else buckets.path(folder)
     self.index, self.count = index, count
     self.nonce = secrets.token_hex(6)
     self.name = f"{index}.{self.nonce}.json"

@@ -156,3 +156,20 @@ def test_a_run_that_is_at_work_is_not_disturbed(folder):
   assert first[1].wait("here", (0,)) == {0: True}
   for member in first:
     member.leave()
+
+
+@pytest.mark.usefixtures("bucket")
+def test_they_meet_in_a_bucket():
+  folder = "gs://bucket/run/.processes"
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    first = pool.submit(start, folder, 0, 2, wait=20.0)
+    time.sleep(1)  # listings are not taken from memory
+    second = pool.submit(start, folder, 1, 2, wait=20.0)
+    pair = first.result(), second.result()
+  assert pair[0].files == pair[1].files
+  pair[0].announce("open", "gs")
+  assert pair[1].wait("open", (0,)) == {0: "gs"}
+  pair[0].leave("no rights")
+  with pytest.raises(RuntimeError, match="process 0 stopped: no rights"):
+    pair[1].wait("closed", (0,))
+  pair[1].leave()

@@ -57,6 +57,12 @@ def _generate(params, ids, key):
   return draw(keys.per_id(key, ids))
 
 
+@pytest.fixture(autouse=True)
+def _end():
+  yield
+  pods.end_all()
+
+
 @pytest.fixture
 def start(tmp_path):
   """Starts the program in n processes, with flags of single ones."""
@@ -72,7 +78,7 @@ def start(tmp_path):
 
 def test_two_processes_work_as_one(start, tmp_path):
   pod = start(2)
-  pod.finish(300)
+  pod.finish()
   assert workdir.read_json(tmp_path / "run" / "sum.json") == [4, 56.0]
   alone = store.create(
     tmp_path / "alone", shape=(23, 2, 3, 1), dtype=np.uint8, chunk=3
@@ -105,7 +111,7 @@ def test_two_processes_work_as_one(start, tmp_path):
 )
 def test_a_wrong_set_up_ends_both(start, flags, message):
   pod = start(2, flags)
-  assert pod.wait(100) == [1, 1]
+  assert pod.wait() == [1, 1]
   for i in (0, 1):
     assert message in pod.said(i)
     assert len(pod.said(i).strip().splitlines()) == 1
@@ -116,7 +122,7 @@ def test_an_error_in_a_child_is_the_error_of_its_process(start, tmp_path):
   program = tmp_path / "fake.py"
   program.write_text(PROGRAM.replace("  whole =", FAILS + "  whole =", 1))
   pod = start(2)
-  assert pod.wait(200) == [1, 1]
+  assert pod.wait() == [1, 1]
   assert pod.said(0).strip().endswith("diffmem-fake: error: no sum today")
   assert "process 0 stopped: no sum today" in pod.said(1)
 
@@ -138,13 +144,13 @@ def test_an_error_in_a_child_is_the_error_of_its_process(start, tmp_path):
 )
 def test_flags_that_cannot_be(start, flags, message):
   pod = start(1, {0: flags})
-  assert pod.wait(60) == [1]
+  assert pod.wait() == [1]
   with pytest.raises(ValueError, match=message):
     raise ValueError(pod.said(0))
 
 
 def test_help_names_the_flags(start):
   pod = start(1, {0: ["--help"]})
-  pod.wait(60)
+  pod.wait()
   for name in ("processes", "process", "coordinator", "distributed"):
     assert f"--{name}" in pod.said(0).replace("--[no]", "--")
