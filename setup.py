@@ -22,6 +22,7 @@ STAGES = (
   "distances",
   "extraction",
   "inpaint",
+  "measures",
   "membership",
   "prompts",
   "side",

@@ -30,6 +30,7 @@ STAGES = (
   "distances",
   "extraction",
   "inpaint",
+  "measures",
   "membership",
   "prompts",
   "report",

@@ -11,10 +11,16 @@ from diffmem import data, models
 from diffmem.bin import program
 from diffmem.data import splits
 from diffmem.diffusion import losses, schedules, steppers
-from diffmem.extraction import inpaint, side_clusters, side_job, side_scores
+from diffmem.extraction import (
+  divergence,
+  inpaint,
+  side_clusters,
+  side_job,
+  side_scores,
+)
 from diffmem.membership import audits, learnt, shadowed, stored
 from diffmem.models import presets
-from diffmem.sample import pipelines
+from diffmem.sample import chain, pipelines
 
 CONFIGS = {
   "digits.py": ["", "debug", "seed=3", "debug,seed=3"],
@@ -58,7 +64,10 @@ SURROGATE = {
   ],
 }
 # Models that are not sampled from, and one stage of their own.
-ASIDE = {"digits_reconstruction.py": ["", "debug", "seed=3", "steps=800"]}
+ASIDE = {
+  "digits_reconstruction.py": ["", "debug", "seed=3", "steps=800"],
+  "measures_small.py": ["", "debug", "seed=3"],
+}
 TRAINED = ALL + [
   (name, arg) for name, args in (SHADOWS | UNSAMPLED).items() for arg in args
 ]
@@ -142,6 +151,14 @@ def test_configs_with_one_stage_of_their_own(root, name, arg):
     rest = {"mask", "targets", "keep", "bootstrap", "gallery"}
     options, _ = keywords(inpaint.attack)
     assert set(section) == options | rest
+  if "measures" in config:
+    section = config.measures.to_dict()
+    assert config.train.checkpoint_every == full.train.checkpoint_every
+    densities, _ = keywords(divergence.densities)
+    rest = {"kinds", "members", "held_out", "variance"}
+    assert set(section["labels"]) == densities - {"batch"} | rest
+    sampler, _ = keywords(chain.chain)
+    assert set(section["sampler"]) == sampler - {"guidance", "prepare"}
 
 
 @pytest.mark.parametrize(("name", "arg"), TRAINED)

@@ -18,6 +18,7 @@ from diffmem import processes, workdir
 from diffmem.data import given
 from diffmem.distances import run as search
 from diffmem.extraction import inpaint_run as reconstruct
+from diffmem.extraction import measures_run as measure
 from diffmem.extraction import prompts_run as ask_prompts
 from diffmem.extraction import run as extract
 from diffmem.extraction import side_run as surrogate
@@ -49,6 +50,7 @@ def run(
   prompts: dict | None = None,
   side: dict | None = None,
   inpaint: dict | None = None,
+  measures: dict | None = None,
   membership: dict | None = None,
   progress: bool = True,
 ) -> dict[str, Any]:
@@ -121,6 +123,21 @@ def run(
     surrogate.run(root, seed=seed, side=side, progress=progress)
   if inpaint is not None:
     reconstruct.run(root, seed=seed, inpaint=inpaint, progress=progress)
+  if measures is not None:
+    assert data is not None
+    assert models is not None
+    assert diffusion is not None
+    assert train is not None
+    measure.run(
+      root,
+      seed=seed,
+      data=data,
+      models=models,
+      diffusion=diffusion,
+      train=train,
+      measures=measures,
+      progress=progress,
+    )
   if membership is not None:
     infer.run(root, seed=seed, membership=membership, progress=progress)
   publish.run(root, report=report, progress=progress)

@@ -20,6 +20,7 @@ from diffmem.report import (
   given,
   images,
   inpaint,
+  measures,
   prompts,
   prompts_captions,
   side,
@@ -104,7 +105,7 @@ def render(
       pairs = results.pairs.get(name, Pairs([]))
       context[name] = _gallery(pairs, limit)
   context |= _outside(results, gallery) | _side(results, gallery)
-  context |= inpaint.context(results)
+  context |= inpaint.context(results) | measures.context(results)
   context["side_alone"] |= results.aside
   if membership is not None:
     context |= members.context(results)

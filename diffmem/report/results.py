@@ -26,6 +26,7 @@ STAGES = (
   "prompts",
   "side",
   "inpaint",
+  "measures",
   "membership",
 )
 SECTIONS = (
@@ -39,7 +40,8 @@ SECTIONS = (
   "extraction",
   "membership",
 )  # of a run that trains; together they make its config
-PARTS = {"inpaint": "targets.csv"}  # stages with a section of their own
+# Stages with a section of their own, and their tables.
+PARTS = {"inpaint": "targets.csv", "measures": ""}
 _PAIRS = {
   "matches": ("matches.csv", "match"),
   "near_misses": ("near_misses.csv", "near"),
@@ -205,7 +207,11 @@ def read(root: str | os.PathLike) -> Results:
     previews=_previews(root / "train" / "previews"),
     tables=tables,
     parts={
-      name: Part(found, _rows(root / name / table), _gallery(root / name))
+      name: Part(
+        found,
+        _rows(root / name / table) if table else [],
+        _gallery(root / name),
+      )
       for name, table in PARTS.items()
       if name not in unfinished
       and (found := _json(root / name / "results.json")) is not None

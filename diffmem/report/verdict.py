@@ -9,6 +9,7 @@ from diffmem.report import (
   checks,
   claims,
   inpaint,
+  measures,
   prompts,
   prompts_captions,
   side,
@@ -35,7 +36,7 @@ def verdict(results: Results) -> tuple[str, list[str]]:
     said += prompts_captions.sentences(known, twin)
   if results.membership is not None:
     said += membership(results.membership, results.membership_aside)
-  said += inpaint.sentences(results)
+  said += inpaint.sentences(results) + measures.sentences(results)
   alone = results.side is not None and not (
     results.extraction or results.membership
   )
