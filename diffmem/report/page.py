@@ -149,7 +149,6 @@ def _side(results: Results, gallery: int) -> dict[str, Any]:
   return {
     "side": found,
     "side_alone": results.extraction is None and results.membership is None,
-    "side_sentences": side.sentences(found),
     "side_tables": side.tables(found),
     "side_facts": side.facts(found),
     "side_accuracy": side.accuracy(found),

@@ -48,18 +48,32 @@ def sentences(found: dict) -> list[str]:
       "gives is told by the table, beside the same counts for as many held-out "
       "images. Several models, in pairs of twins, give it an interval."
     ]
+  rate = [way for way in found["pairs"] if _is_rate(way)][-1].split(", ")[1]
+  false = words.share(float(rate))
   said = []
-  for way, arms in found["pairs"].items():
+  for what, text, unit in (
+    (
+      "AMS",
+      f"Guided to clusters of its own images, {{}} of a model’s generations "
+      f"match images that it was trained on, by a rule that passes {false} of "
+      "them falsely; of plain samples {} do",
+      "points",
+    ),
+    (
+      "UMS",
+      "For every 100 generations {} distinct training images come back, of "
+      "plain samples {}",
+      "of 100",
+    ),
+  ):
+    arms = found["pairs"][f"{what}, {rate}"]
     method = next(m for m in found["methods"] if m in arms)
-    gain = arms[method]["gain"].get("unguided")
-    if not _is_rate(way) or gain is None:
-      continue
-    own = arms[method]["chosen"]["own"]["mean"]
-    base = arms["unguided"]["chosen"]["own"]["mean"]
+    values = [arms[m]["chosen"]["own"]["mean"] for m in (method, "unguided")]
+    how = words.share if what == "AMS" else _hundred
     said.append(
-      f"{_title(way)}: {words.share(own)} with {NAMES[method]}, "
-      f"{words.share(base)} with plain sampling; beyond what the other half "
-      f"has, the difference is {_points(gain)}."
+      text.format(*map(how, values))
+      + f". Beyond what images of the other half add, that is "
+      f"{_points(arms[method]['gain']['unguided'], unit)}."
     )
   return said
 
@@ -258,10 +272,14 @@ def _floor(ends: list[float] | None) -> list[float] | None:
   return None if ends is None else [max(0.0, ends[0]), max(0.0, ends[1])]
 
 
-def _points(gain: dict) -> str:
+def _hundred(share: float) -> str:
+  return f"{100 * share:.1f}"
+
+
+def _points(gain: dict, unit: str = "points") -> str:
   """A difference of shares, in points, with its interval."""
   value = words.signed(100 * gain["mean"], "+.1f")
   if gain["interval"] is None:
-    return f"{value} points"
+    return f"{value} {unit}"
   low, high = (words.signed(100 * x, "+.1f") for x in gain["interval"])
-  return f"{value} points ({low} to {high})"
+  return f"{value} {unit} ({low} to {high})"

@@ -96,7 +96,9 @@ def twins(tmp_path):
 def test_pairs_on_the_page(twins):
   publish.run(twins, report=REPORT, progress=False)
   page = (twins / "report" / "index.html").read_text()
-  assert "Generations that match (AMS), 1% false: 14% with SIDE, 3%" in page
+  assert "Guided to clusters of its own images, 14% of a model" in page
+  assert "of plain samples 3% do" in page
+  assert "14.0 distinct training images come back, of plain samples 3.0" in page
   assert '<td><span class="num strong">14%</span>' in page
   assert "+10.9 points (−1.8 to +23.6)" in page
   assert "accuracy" in page
@@ -109,8 +111,8 @@ def test_pairs_on_the_page(twins):
 
 def test_the_verdict_tells_of_the_attack_that_was_asked_for(twins):
   first, *rest = publish.headline(twins).splitlines()
-  assert first.startswith("Generations that match (AMS)")
-  assert rest[0].startswith("Distinct images matched")
+  assert first.startswith("Guided to clusters of its own images, 14%")
+  assert rest[0].startswith("For every 100 generations 14.0")
   assert len(rest) == 2
 
 
