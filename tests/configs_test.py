@@ -20,7 +20,7 @@ from diffmem.extraction import (
 )
 from diffmem.membership import audits, learnt, shadowed, stored
 from diffmem.models import presets
-from diffmem.sample import chain, pipelines
+from diffmem.sample import chain, choosing, pipelines
 
 CONFIGS = {
   "digits.py": ["", "debug", "seed=3", "debug,seed=3"],
@@ -68,9 +68,14 @@ ASIDE = {
   "digits_reconstruction.py": ["", "debug", "seed=3", "steps=800"],
   "measures_small.py": ["", "debug", "seed=3"],
 }
+# A cascade with captions, asked by prompt; nobody attacks its members yet.
+CAPTIONED = {
+  "imagen_small.py": ["", "debug", "seed=3", "twin=runs/other", "debug,twin=x"]
+}
 TRAINED = ALL + [
   (name, arg) for name, args in (SHADOWS | UNSAMPLED).items() for arg in args
 ]
+FITTED = TRAINED + [(n, a) for n, args in CAPTIONED.items() for a in args]
 SECTIONS = {
   "seed",
   "data",
@@ -107,7 +112,7 @@ def accepts(function, section, given=()):
 
 def test_every_config_is_listed(root):
   files = {p.name for p in (root / "configs").glob("*.py")} - {"__init__.py"}
-  listed = (CONFIGS, OUTSIDE, SHADOWS, UNSAMPLED, SURROGATE, ASIDE)
+  listed = (CONFIGS, OUTSIDE, SHADOWS, UNSAMPLED, SURROGATE, ASIDE, CAPTIONED)
   assert files == set().union(*listed)
 
 
@@ -161,13 +166,17 @@ def test_configs_with_one_stage_of_their_own(root, name, arg):
     assert set(section["sampler"]) == sampler - {"guidance", "prepare"}
 
 
-@pytest.mark.parametrize(("name", "arg"), TRAINED)
+@pytest.mark.parametrize(("name", "arg"), FITTED)
 def test_builds_locked_with_every_section(root, name, arg):
   config = load(root, name, arg)
   sampling = {"sample", "distances", "features", "extraction"}
   sampled = name not in SHADOWS | UNSAMPLED
   expected = SECTIONS if sampled else SECTIONS - sampling
-  assert set(config) == expected
+  if name in CAPTIONED:
+    expected = expected - {"membership"} | {"choose", "prompts"}
+    assert set(config) == expected | {"upsamplers"}
+  else:
+    assert set(config) == expected
   assert config.is_locked
   with pytest.raises(AttributeError):
     config.nonesuch = 1
@@ -199,10 +208,11 @@ def test_surrogate_configs(root, name, arg):
   accepts(side_clusters.cluster, full.clusters, given=("seed",))
 
 
-@pytest.mark.parametrize(("name", "arg"), TRAINED)
+@pytest.mark.parametrize(("name", "arg"), FITTED)
 def test_sections_are_arguments(root, name, arg):
   config = load(root, name, arg).to_dict()
   accepts(diffmem.audit.run, config)
+  config["data"].pop("upsampler", None)  # which part of a cascade is trained
   accepts(data.prepare, config["data"], given=("seed",))
   accepts(splits.split, config["data"]["split"], given=("seed",))
   assert config["data"]["split"]["name"] in splits.SPLITS
@@ -213,7 +223,7 @@ def test_sections_are_arguments(root, name, arg):
   schedules.create(**config["diffusion"]["schedule"])
 
 
-@pytest.mark.parametrize(("name", "arg"), TRAINED)
+@pytest.mark.parametrize(("name", "arg"), FITTED)
 def test_every_knob_of_the_model_is_in_the_config(root, name, arg):
   config = load(root, name, arg).to_dict()["models"]
   network = models.MODELS[config["name"]]
@@ -223,13 +233,19 @@ def test_every_knob_of_the_model_is_in_the_config(root, name, arg):
 
 @pytest.mark.parametrize(
   ("name", "arg"),
-  [(n, a) for n, a in TRAINED if n != "cifar10_ddpm.py" and "shadow=" not in a],
+  [(n, a) for n, a in FITTED if n != "cifar10_ddpm.py" and "shadow=" not in a],
 )
 def test_debug_does_all_of_the_same(root, name, arg):
   """A debug config differs in sizes alone: same keys, same kinds of value."""
-  full, config = load(root, name), load(root, name, arg)
+  rest = ",".join(x for x in arg.split(",") if x != "debug")
+  full, config = load(root, name, rest), load(root, name, arg)
   assert set(full) == set(config)
-  for section in set(full) - {"seed"}:
+  stages = [c.to_dict().get("upsamplers", ()) for c in (full, config)]
+  for one, other in zip(*stages, strict=True):
+    assert {k: set(one[k]) for k in ("models", "train")} == {
+      k: set(other[k]) for k in ("models", "train")
+    }
+  for section in set(full) - {"seed", "upsamplers"}:
     assert set(full[section]) == set(config[section])
     for key in full[section]:
       assert type(full[section][key]) is type(config[section][key]), key
@@ -275,7 +291,7 @@ def test_the_cifar10_network_has_the_published_size(root):
 
 @pytest.mark.parametrize(
   "name",
-  [*CONFIGS, *OUTSIDE, *SHADOWS, *UNSAMPLED, *SURROGATE, *ASIDE],
+  [*CONFIGS, *OUTSIDE, *SHADOWS, *UNSAMPLED, *SURROGATE, *ASIDE, *CAPTIONED],
 )
 @pytest.mark.parametrize("arg", ["debgu", "seed=x", "seed"])
 def test_arguments_are_strict(root, name, arg):
@@ -300,9 +316,38 @@ def test_too_few_shadows_are_refused_before_they_are_trained(root):
 
 def test_neighbours_fit_the_search(root):
   """The rule looks at no more neighbours than the search keeps."""
-  for name, arg in ALL:
+  for name, arg in (*ALL, ("imagen_small.py", "")):
     config = load(root, name, arg)
     assert config.extraction.neighbours < config.distances.k
+
+
+@pytest.mark.parametrize("arg", ["", "debug"])
+def test_the_cascade_fits_its_captions_and_prompts(root, arg):
+  """Tokens, sides and prompts of one section are those of the others."""
+  config = load(root, "imagen_small.py", arg).to_dict()
+  captions, base = config["data"]["captions"], config["models"]
+  assert base["text"] == (captions["length"], captions["features"])
+  (stage,) = config["upsamplers"]
+  assert stage["side"] == 16  # of the scenes
+  shape = (stage["low"], stage["low"], 1)
+  models.create(shape=shape, **base)
+  larger = base | {"low": stage["low"]} | stage["models"]
+  models.create(shape=(16, 16, 1), **larger)
+  assert len(config["sample"]["upsamplers"]) == 1
+  chosen = sum(config["choose"][kind] for kind in choosing.KINDS)
+  assert arg == "debug" or chosen >= 40
+  assert config["sample"]["per_prompt"] >= config["prompts"]["minimum"]
+
+
+def test_the_twin_has_no_duplicates_and_the_same_prompts(root):
+  full = load(root, "imagen_small.py").to_dict()
+  twin = load(root, "imagen_small.py", "twin=runs/a").to_dict()
+  assert twin["data"]["split"].pop("planted") == ()
+  assert full["data"]["split"].pop("planted")
+  table = twin["choose"].pop("table")
+  assert table == "runs/a/choose/prompts_chosen.csv"
+  assert full["choose"].pop("table") is None
+  assert twin == full
 
 
 @pytest.mark.parametrize(("name", "arg"), TRAINED)
