@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from diffmem import arrays, keys
-from diffmem.arrays import Float, Int, Key
+from diffmem.arrays import AnyArray, Float, Int, Key, UInt8
 from diffmem.diffusion import losses, process
 from diffmem.diffusion.schedules import Schedule
 from diffmem.models import Model, lora
@@ -134,7 +134,7 @@ def adapters(
 
 
 def draw(
-  image: jax.Array, key: Key[jax.Array, ""], steps: int
+  image: UInt8[AnyArray, "b h w c"], key: Key[jax.Array, ""], steps: int
 ) -> tuple[
   Float[jax.Array, "b h w c"], Int[jax.Array, " b"], Float[jax.Array, "b h w c"]
 ]:
