@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config of a tiny cascade with captions: 8x8 -> 16x16, twelve steps."""
+"""The config of a tiny cascade with captions: 8x8 -> 16x16, two steps each."""
 
 import copy
 from typing import Any
@@ -59,17 +59,17 @@ CONFIG: dict[str, Any] = {
   },
   "train": {
     "batch": 8,
-    "steps": 4,
+    "steps": 2,
     "lr": 0.01,
-    "warmup": 2,
+    "warmup": 1,
     "decay": "cosine",
     "clip": 1.0,
     "ema": 0.9,
     "flip": False,
     "label_dropout": 0.25,
-    "log_every": 2,
+    "log_every": 1,
     "checkpoint_every": 2,
-    "preview_every": 4,
+    "preview_every": 2,
     "preview": 2,
     "tensorboard": False,
   },
