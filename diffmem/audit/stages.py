@@ -286,6 +286,7 @@ def find_neighbours(
         stage.record(name, about)
 
 
+@processes.led
 def choose_prompts(
   root: str | os.PathLike,
   *,

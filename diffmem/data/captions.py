@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmem import store, workdir
+from diffmem import processes, store, workdir
 from diffmem.arrays import Bool, Float, Int
 from diffmem.data import encoders
 from diffmem.data.dataset import Dataset
@@ -165,7 +165,8 @@ def prepare(
     ) as stage:
       text = json.dumps(texts, ensure_ascii=False)
       workdir.write_bytes(folder / "texts.json", text.encode())
-      _embed(folder, made, texts, progress)
+      if processes.leads():  # the others wait for it at the stage's end
+        _embed(folder, made, texts, progress)
       stage.record("captions", info)
       _log.info("captions: %d embedded (%s)", len(texts), folder)
   return Captions(texts, ids, *_open(folder), info)

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 import diffmem.data
-from diffmem import workdir
+from diffmem import processes, workdir
 from diffmem.data import streams
 from diffmem.denoiser import trained
 from diffmem.extraction import side_pairs, side_scores
@@ -45,6 +45,7 @@ SHOWN = 6  # images of a cluster in the gallery
 CLUSTERS = ("cluster", "images", "cohesion", "labelled")
 
 
+@processes.led
 def run(
   root: str | os.PathLike, *, seed: int, side: dict, progress: bool = True
 ) -> None:
