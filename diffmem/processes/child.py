@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
@@ -25,7 +26,7 @@ from typing import Any
 
 from diffmem.processes.member import POLL, SILENT, Member
 
-CONNECT = 60  # seconds in which all children must have come
+CONNECT = 30  # seconds in which children that are all there must connect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ def run(state: Any, function: Callable, args: tuple, kwargs: dict) -> None:
   _start(child, state.chips)
   theirs.close()
   try:
-    _watch(member, child, ours, prefix)
+    _watch(member, child, ours, plan)
   finally:
     child.kill()
     child.join()
@@ -90,9 +91,10 @@ def _start(child: Any, without: Iterable[str]) -> None:
     os.environ.update(kept)
 
 
-def _watch(member: Member, child: Any, pipe: Any, prefix: str) -> None:
+def _watch(member: Member, child: Any, pipe: Any, plan: _Plan) -> None:
   """Until all children are done; whoever is gone ends this one too."""
   error: BaseException | None = None
+  connected = False
   expires = float("inf")
   while True:
     if error is None and pipe in connection.wait([pipe, child.sentinel], POLL):
@@ -105,15 +107,20 @@ def _watch(member: Member, child: Any, pipe: Any, prefix: str) -> None:
         continue
       if kind == "done":
         # The child of process 0 serves the others until they are done too.
-        member.announce(f"{prefix}done")
-        member.wait(f"{prefix}done")
+        member.announce(f"{plan.prefix}done")
+        member.wait(f"{plan.prefix}done")
         return
-      error = _error(value, child)
-      if not isinstance(error, RuntimeError):
+      if kind == "connected":
+        connected = True
+        continue
+      error = _error(value, child) if connected or value else _lost(plan)
+      killed = child.exitcode == -signal.SIGKILL
+      if killed or not isinstance(error, RuntimeError | ConnectionError):
         raise error
       # A broken collective is the trace of a death elsewhere, which may show
       # only later.
-      expires = time.monotonic() + SILENT + 10
+      lost = isinstance(error, ConnectionError)
+      expires = time.monotonic() + (POLL if lost else SILENT + 10)
     gone = member.ended()
     if gone:
       raise RuntimeError(f"{gone[1]}; the same command goes on from here")
@@ -131,10 +138,20 @@ def _error(value: tuple[str, ...], child: Any) -> BaseException:
       "memory? The same command goes on from here"
     )
   name, text, trace = value
-  kind = getattr(builtins, name, RuntimeError)
-  error = kind(text) if kind is not RuntimeError else RuntimeError(text)
+  try:
+    error = getattr(builtins, name, RuntimeError)(text)
+  except TypeError:  # one that takes more than a text
+    error = RuntimeError(text)
   error.add_note(trace)
   return error
+
+
+def _lost(plan: _Plan) -> ConnectionError:
+  return ConnectionError(
+    f"process {plan.index} could not connect through {plan.coordinator} within "
+    f"{CONNECT} s; give --coordinator=HOST:PORT, an address of process 0 that "
+    "all machines reach, with a free port"
+  )
 
 
 def _coordinator(state: Any, prefix: str) -> str:
@@ -167,6 +184,7 @@ def _main(
 
   try:
     _connect(plan, lambda name, value: tell("event", (name, value)))
+    tell("connected", None)
     function(*args, **kwargs)
   except BaseException as e:
     text = " ".join(str(e).split()) or type(e).__name__
@@ -190,21 +208,14 @@ def _connect(plan: _Plan, announce: Callable[[str, Any], None]) -> None:
   import jax
 
   processes.meet_at("ready to connect")
-  try:
-    jax.distributed.initialize(
-      coordinator_address=plan.coordinator,
-      num_processes=plan.count,
-      process_id=plan.index,
-      local_device_ids=plan.devices,
-      cluster_detection_method="deactivate",
-      initialization_timeout=CONNECT,
-    )
-  except Exception as e:
-    raise ConnectionError(
-      f"process {plan.index} cannot connect through {plan.coordinator} "
-      f"({str(e).splitlines()[0][:200]}); give --coordinator=HOST:PORT, an "
-      "address of process 0 that all machines reach, with a free port"
-    ) from e
+  jax.distributed.initialize(
+    coordinator_address=plan.coordinator,
+    num_processes=plan.count,
+    process_id=plan.index,
+    local_device_ids=plan.devices,
+    cluster_detection_method="deactivate",
+    initialization_timeout=CONNECT,
+  )
 
 
 def _end_with_parent() -> None:
@@ -216,7 +227,17 @@ def _end_with_parent() -> None:
 
 
 def _quiet() -> None:
-  """Our own messages, in the form of the programs; nobody else's."""
+  """Our own messages, in the form of the programs; nobody else's.
+
+  The libraries below Python greet on standard output, and leave a trace of
+  the stack when another process has died: --traceback shows all that.
+  """
+  if "--traceback" not in sys.argv:
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+      os.dup2(nowhere, stream)
+    os.close(nowhere)
   logging.basicConfig(
     level=logging.CRITICAL,
     format="%(asctime)s %(message)s",
@@ -225,8 +246,3 @@ def _quiet() -> None:
   )
   logging.getLogger("diffmem").setLevel(logging.INFO)
   logging.getLogger("absl").setLevel(logging.CRITICAL)
-  # The collectives of CPUs greet on standard output.
-  sys.stdout.flush()
-  quiet = os.open(os.devnull, os.O_WRONLY)
-  os.dup2(quiet, 1)
-  os.close(quiet)

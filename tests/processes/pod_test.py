@@ -118,6 +118,15 @@ def test_a_wrong_set_up_ends_both(start, flags, message):
 
 
 @pytest.mark.slow
+def test_a_coordinator_that_nobody_reaches_ends_both(start):
+  nowhere = ["--coordinator=nowhere.invalid:45123"]
+  pod = start(2, {0: nowhere, 1: nowhere})
+  assert 0 not in pod.wait()
+  for i in (0, 1):
+    assert "nowhere.invalid:45123" in pod.said(i)
+
+
+@pytest.mark.slow
 def test_an_error_in_a_child_is_the_error_of_its_process(start, tmp_path):
   program = tmp_path / "fake.py"
   program.write_text(PROGRAM.replace("  whole =", FAILS + "  whole =", 1))
