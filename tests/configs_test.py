@@ -62,6 +62,14 @@ SURROGATE = {
     "shadows=4,steps=80",
     "debug,shadow=3",
   ],
+  "side_cifar10.py": ["", "debug", "seed=3", "source=npz:cifar10.npz"],
+  "side_celeba.py": [
+    "",
+    "debug",
+    "seed=3",
+    "subset=all",
+    "subset=identity,source=folder:faces",
+  ],
 }
 # Models that are not sampled from, and one stage of their own.
 ASIDE = {
@@ -312,6 +320,13 @@ def test_shadow_arguments_reach_the_split(root):
 def test_too_few_shadows_are_refused_before_they_are_trained(root):
   with pytest.raises(ValueError, match="shadows=4: expected 6 or more"):
     load(root, "digits_membership.py", "shadows=4")
+
+
+def test_the_identity_subset_must_be_given(root):
+  with pytest.raises(ValueError, match="source=folder:PATH"):
+    load(root, "side_celeba.py", "subset=identity")
+  with pytest.raises(ValueError, match="subset=half: expected one of"):
+    load(root, "side_celeba.py", "subset=half")
 
 
 def test_neighbours_fit_the_search(root):
