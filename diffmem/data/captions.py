@@ -200,6 +200,54 @@ def _finished(folder: os.PathLike, config: dict, inputs: dict) -> bool:
   )
 
 
+def conditions(
+  made: Captions,
+  texts: Sequence[str],
+  *,
+  encoder: str,
+  path: str | os.PathLike | None,
+  length: int | None,
+  features: int | None,
+  cut: bool,
+) -> dict[str, np.ndarray]:
+  """{"tokens": [n l e], "mask": [n l]} of any texts, captions or not.
+
+  Captions are read; the encoder is loaded only where there are other texts.
+
+  Args:
+    made: the captions of the data.
+    texts: any; encoder, ..., cut: as of `prepare`.
+
+  Raises:
+    ValueError: the encoder is not the one that made the captions, or a text
+      is empty or too long.
+    FileNotFoundError, ImportError: of the encoder.
+  """
+  row_of = {text: row for row, text in enumerate(made.texts)}
+  own = [i for i, text in enumerate(texts) if text in row_of]
+  other = [i for i, text in enumerate(texts) if text not in row_of]
+  found = made.cond([row_of[texts[i]] for i in own])
+  if not other:
+    return found
+  again = encoders.create(encoder, path=path, length=length, features=features)
+  if again.digest != made.info["encoder_sha256"]:
+    raise ValueError(
+      f"data.captions: encoder {encoder!r} of {path} is not the one that "
+      f"embedded the captions (sha256 {again.digest[:12]}..., not "
+      f"{made.info['encoder_sha256'][:12]}...): give that one back, or prompts "
+      "that are captions of the data"
+    )
+  rest = [texts[i] for i in other]
+  _check_lengths(again, rest, cut)
+  _log.info("captions: %d prompts are none of the data's, embedded", len(rest))
+  order = np.argsort(own + other, kind="stable")
+  parts = zip(found.values(), again.encode(rest), strict=True)
+  return {
+    key: np.concatenate(pair)[order]
+    for key, pair in zip(found, parts, strict=True)
+  }
+
+
 def _check_lengths(made: Encoder, texts: Sequence[str], cut: bool) -> int:
   """How many texts are longer than the encoder's length."""
   counts = made.counts(texts)
@@ -207,7 +255,7 @@ def _check_lengths(made: Encoder, texts: Sequence[str], cut: bool) -> int:
   if len(empty):
     raise ValueError(
       f"data.captions: encoder {made.name!r} finds no token in "
-      f"{texts[empty[0]][:80]!r}, nor in {len(empty) - 1} other captions"
+      f"{texts[empty[0]][:80]!r}, nor in {len(empty) - 1} others"
     )
   long = np.flatnonzero(counts > made.length)
   if len(long) and not cut:

@@ -8,7 +8,7 @@ image i is of prompt i mod P. Either way a bank knows its prompts.
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,20 +47,22 @@ def read(
   n: int | None,
   wanted: str | os.PathLike | Sequence[str] | None,
   per_prompt: int | None,
+  encoder: Mapping[str, Any],
 ) -> Prompted:
   """The prompts that the config section `sample` asks for.
 
   Args:
     root: the workdir of a model with captions.
     n: how many images, where no prompts are given.
-    wanted: captions, or a file of them (see `prompts.read`), in the workdir
-      or elsewhere; None for those of the members.
+    wanted: texts, or a file of them (see `prompts.read`), in the workdir or
+      elsewhere; None for the captions of the members.
     per_prompt: images of each, with prompts.
+    encoder: the config section data.captions, for prompts that are none.
 
   Raises:
     FileNotFoundError: there is no such file, or no captions were embedded.
-    ValueError: a prompt is no caption of the data or occurs twice, or n and
-      per_prompt do not fit.
+    ValueError: a prompt occurs twice or cannot be embedded as the captions
+      were, or n and per_prompt do not fit.
   """
   root = workdir.path(root)
   if (wanted is None) != (per_prompt is None) or (n is None) == (
@@ -78,7 +80,7 @@ def read(
     texts = tuple(embedded.texts[row] for row in rows)
   else:
     texts = _texts(root, wanted)
-    rows = embedded.find(texts)
+  tree = captions.conditions(embedded, texts, **encoder)
   last = len(texts) - 1
   if per_prompt is None:
     assert n is not None
@@ -94,7 +96,7 @@ def read(
       return jnp.minimum(jnp.asarray(ids) // per_prompt, last)
 
   ids = np.asarray(row(np.arange(n)), np.int64)
-  return Prompted(texts, embedded.cond(rows), ids, row, embedded.digest)
+  return Prompted(texts, tree, ids, row, embedded.digest)
 
 
 def generator(make: chain.Sampler, prompted: Prompted) -> bank.Generate:

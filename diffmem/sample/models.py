@@ -89,7 +89,11 @@ def _prompted(
       )
     return None
   found = conditions.read(
-    root, n=sample["n"], wanted=wanted, per_prompt=per_prompt
+    root,
+    n=sample["n"],
+    wanted=wanted,
+    per_prompt=per_prompt,
+    encoder=base["config"]["data"]["captions"],
   )
   if found.digest != base["inputs"]["captions"]:
     raise ValueError(

@@ -140,6 +140,25 @@ def test_long_captions_are_cut_where_asked(tmp_path):
   np.testing.assert_array_equal(made.tokens, whole.tokens[:, :3])
 
 
+def test_any_text_becomes_a_condition(tmp_path):
+  made = prepare(tmp_path)
+  texts = ["a cow", "two cats", "dogs", "a cat"]
+  found = captions.conditions(made, texts, **HASHED)
+  alone = prepare(tmp_path / "other", tuple(texts))
+  expected = alone.cond(alone.ids)
+  assert set(found) == set(expected)
+  for key, value in expected.items():
+    np.testing.assert_array_equal(found[key], value)
+  own = captions.conditions(made, ["a cat"], **(HASHED | {"features": 5}))
+  np.testing.assert_array_equal(own["tokens"], made.tokens[:1])
+  with pytest.raises(ValueError, match="is not the one that embedded"):
+    captions.conditions(made, texts, **(HASHED | {"features": 5}))
+  with pytest.raises(ValueError, match="1 of 1 captions need more"):
+    captions.conditions(made, ["a b c d e"], **HASHED)
+  with pytest.raises(ValueError, match="finds no token in ' '"):
+    captions.conditions(made, [" "], **HASHED)
+
+
 def test_other_captions_or_encoders_do_not_match_the_store(tmp_path):
   made = prepare(tmp_path)
   other = (*TEXTS[:-1], "a cow")

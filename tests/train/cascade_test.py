@@ -174,7 +174,7 @@ def test_upsamplers_that_do_not_fit(change, message):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (dict(prompts=("a cat",)), "1 of 1 prompts are no captions"),
+    (dict(prompts=("a b c d e " * 4,)), "1 of 1 captions need more than"),
     (dict(per_prompt=None), "needs prompts and per_prompt, or n alone"),
     (dict(n=4), "needs prompts and per_prompt, or n alone"),
     (dict(per_prompt=0), "per_prompt=0 must be at least 1"),
