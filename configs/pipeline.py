@@ -47,6 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       dtype="float32",  # or float16, bfloat16
       device=placeholder(str),  # none: a GPU where there is one
       options=dict(),  # further arguments of the pipeline's call
+      mitigation=placeholder(dict),  # see docs/mitigation.md; none: none
     ),
     distances=dict(k=51, block=2048, mirror=True),
     features=dict(  # a second distance; needs held-out images
@@ -85,8 +86,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
-    config.sample.update(per_prompt=4, steps=2)
-    config.prompts.update(minimum=3, gallery=8)
-    config.extraction.update(gallery=8)
-    config.report.update(gallery=8)
+    _shorten(config)
   return config
+
+
+def _shorten(config) -> None:
+  config.sample.update(per_prompt=4, steps=2)
+  config.prompts.update(minimum=3, gallery=8)
+  config.extraction.update(gallery=8)
+  config.report.update(gallery=8)

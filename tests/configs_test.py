@@ -20,10 +20,10 @@ from diffmem.extraction import (
 )
 from diffmem.membership import audits, learnt, shadowed, stored
 from diffmem.models import presets
-from diffmem.sample import chain, choosing, pipelines
+from diffmem.sample import chain, choosing, mitigation, pipelines
 
 CONFIGS = {
-  "digits.py": ["", "debug", "seed=3", "debug,seed=3"],
+  "digits.py": ["", "debug", "seed=3", "debug,seed=3", "mitigation=amg"],
   "cifar10_ddpm.py": [
     "",
     "debug",
@@ -227,6 +227,7 @@ def test_sections_are_arguments(root, name, arg):
   if "sample" in config:
     accepts(steppers.create, dict(eta=config["sample"]["eta"]))
     assert config["sample"]["stepper"] in steppers.STEPPERS
+    mitigation.check(config["sample"].get("mitigation"))
   assert config["diffusion"]["loss"] in losses.LOSSES
   schedules.create(**config["diffusion"]["schedule"])
 

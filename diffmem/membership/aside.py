@@ -120,7 +120,7 @@ def generated_control(
       root,
       want,
       denoiser,
-      generations,
+      captioned.sized(generations, denoiser),
       cond=cond,
       batch=batch,
       weights=scene.main.main.weights,

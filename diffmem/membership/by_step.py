@@ -13,7 +13,7 @@ import numpy as np
 
 from diffmem import workdir
 from diffmem.denoiser import trained
-from diffmem.membership import evaluate, loss, signals
+from diffmem.membership import captioned, evaluate, loss, signals
 from diffmem.membership.scene import Scene
 from diffmem.membership.stored import Wanted
 
@@ -97,7 +97,7 @@ def _losses(
     found.append(
       signals.compute(
         denoiser,
-        images,
+        captioned.sized(images, denoiser),
         loss.SIGNAL,
         t=[t],
         batch=batch,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conditions that a dataset's images were trained with."""
+"""A dataset's images as a model was trained on them: their size, conditions."""
 
 import os
 from typing import Any
@@ -18,6 +18,17 @@ def takes_captions(denoiser: Denoiser) -> bool:
   """Whether conditions are texts: trees of tokens and a mask."""
   null = denoiser.null_cond
   return isinstance(null, dict) and {"tokens", "mask"} <= set(null)
+
+
+def sized(images: Any, denoiser: Denoiser) -> Any:
+  """Images averaged down to those of the base of a cascade, if it is one."""
+  h, w = images.shape[1:3]
+  if denoiser.encode is not None or (h, w) == tuple(denoiser.shape[:2]):
+    return images
+  if h % denoiser.shape[0] or h // denoiser.shape[0] * denoiser.shape[1] != w:
+    return images  # of another model: refused where they are read
+  whole = arrays.from_uint8(np.asarray(images))
+  return np.asarray(augmentation.smaller(whole, denoiser.shape[0]))
 
 
 def of_images(

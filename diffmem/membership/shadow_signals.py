@@ -108,7 +108,7 @@ def compute(
       workdir.write_json(_beside(path), _record(made_of, model))
       signals.compute(
         template,
-        dataset.take(ids),
+        captioned.sized(dataset.take(ids), template),
         signal,
         t=t,
         batch=batch,

@@ -17,12 +17,18 @@ in the bank's config: two banks that differ in it alone are before and after.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+import diffmem.data
+from diffmem import arrays, workdir
 from diffmem.arrays import AnyArray, Float
+from diffmem.data import captions
 from diffmem.denoiser import Denoiser
-from diffmem.diffusion import schedules
+from diffmem.diffusion import augmentation, schedules
 from diffmem.sample import antimemorization, optimization, perturbation
 
 METHODS = {
@@ -76,6 +82,44 @@ def check(section: dict[str, Any] | None) -> None:
     antimemorization.Options(**options)
   elif name != "optimize":
     perturbation.check(name, **{"scale": None, "count": None} | options)
+
+
+def of_workdir(
+  root: str | os.PathLike, denoiser: Denoiser, sample: dict[str, Any]
+) -> Mitigated:
+  """`apply` with the training images and captions of a workdir.
+
+  Args:
+    root: the workdir.
+    denoiser: its model; of a cascade its base, which alone is changed.
+    sample: the config section; without `mitigation` the model is plain.
+  """
+  section = sample.get("mitigation")
+  found: dict[str, Any] = {}
+  if section is not None:
+    dataset, split = diffmem.data.read(workdir.path(root) / "data")
+    captioned = isinstance(denoiser.null_cond, dict)
+    known = None
+    if captioned:
+      known = captions.read(workdir.whole(root), dataset)
+      found["vocabulary"] = np.asarray(known.tokens[:])[known.mask]
+    if section["name"] == "amg":
+      rows = dataset.rows(split.members)
+      images = np.asarray(arrays.from_uint8(dataset.images[rows]))
+      if denoiser.encode is None and images.shape[1:3] != denoiser.shape[:2]:
+        images = np.asarray(augmentation.smaller(images, denoiser.shape[0]))
+      found["references"] = images
+      if known is not None:
+        found["reference_cond"] = known.cond(known.ids[rows])
+      elif denoiser.num_classes is not None and dataset.labels is not None:
+        found["reference_cond"] = dataset.labels[rows].astype(np.int32)
+  return apply(
+    section,
+    denoiser,
+    guidance=sample["guidance"],
+    steps=sample["steps"],
+    **found,
+  )
 
 
 def apply(

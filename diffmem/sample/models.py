@@ -14,7 +14,14 @@ import numpy as np
 
 from diffmem import keys, store, workdir
 from diffmem.denoiser import trained
-from diffmem.sample import bank, cascade, chain, conditions, upsampling
+from diffmem.sample import (
+  bank,
+  cascade,
+  chain,
+  conditions,
+  mitigation,
+  upsampling,
+)
 from diffmem.sample import run as stages
 
 _log = logging.getLogger(__name__)
@@ -26,8 +33,11 @@ def run(
   """Makes <root>/sample from <root>/train; see `sample.run.run`."""
   if sample["batch"] < 1:
     raise ValueError(f"sample.batch={sample['batch']} must be at least 1")
+  mitigation.check(sample.get("mitigation"))
   base = workdir.require(root, "train")
   inputs: dict[str, Any] = {"weights": base["weights"]}
+  if sample.get("mitigation") is not None:
+    inputs["split"] = base["inputs"]["split"]  # images to keep away from
   parts = upsampling.find(root, base, sample.get("upsamplers") or ())
   if parts:
     inputs["upsamplers"] = [part.meta["weights"] for part in parts]
@@ -110,11 +120,13 @@ def _generator(
   prompted: conditions.Prompted | None,
 ) -> tuple[bank.Generate, Any]:
   """(params, ids, key) -> images, and its params."""
-  denoiser = trained.load(root)
+  made = mitigation.of_workdir(root, trained.load(root), sample)
+  denoiser, params = made.denoiser, made.denoiser.params
+  changed = {"guidance": made.guidance, "prepare": made.prepare}
   if not parts and prompted is None:
-    return stages.generator(denoiser, **sample), denoiser.params
-  make = chain.chain(denoiser, **{key: sample[key] for key in upsampling.CHAIN})
-  params = denoiser.params
+    return stages.generator(denoiser, **{**sample, **changed}), params
+  options = {key: sample[key] for key in upsampling.CHAIN}
+  make = chain.chain(denoiser, **{**options, **changed})
   if parts:
     loaded = [part.load() for part in parts]
     make = cascade.cascade(denoiser, make, loaded)

@@ -31,7 +31,7 @@ from diffmem import processes, store, workdir
 from diffmem.arrays import AnyArray, Bool, Int, UInt8
 from diffmem.denoiser import pipeline_files
 from diffmem.progress import Progress
-from diffmem.sample import bank, prompts
+from diffmem.sample import bank, mitigation, perturbation, prompts
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ class Settings:
     dtype: "float32", "float16" or "bfloat16".
     device: of torch; None for the first GPU, or the CPU without one.
     options: further arguments of the pipeline's call.
+    mitigation: words of each image's prompt changed, such as dict(
+      name="repeat", count=4), see `sample.perturbation`; None for none.
   """
 
   pipeline: str
@@ -70,6 +72,7 @@ class Settings:
   dtype: str
   device: str | None
   options: dict[str, Any]
+  mitigation: dict[str, Any] | None = None
 
   def __post_init__(self):
     if not self.pipeline:
@@ -81,6 +84,14 @@ class Settings:
       if getattr(self, name) < 1:
         raise ValueError(
           f"sample.{name}={getattr(self, name)} must be at least 1"
+        )
+    if self.mitigation is not None:
+      mitigation.check(self.mitigation)
+      name = self.mitigation["name"]
+      if "count" not in self.mitigation or self.prompts is None:
+        raise ValueError(
+          f"sample.mitigation {name!r} cannot be had of a pipeline: expected "
+          "replace, add or repeat, and sample.prompts"
         )
     taken = sorted(set(self.options) & set(OURS))
     if taken:
@@ -150,6 +161,20 @@ def generator(
   """
   torch, _ = pipeline_files.libraries()
   fixed, grouped = _arguments(pipe, given, texts is not None)
+  words = sorted({word for text in texts or () for word in text.split()})
+
+  def prompt(i: int) -> str:
+    assert texts is not None
+    text = texts[i // given.per_prompt]
+    if given.mitigation is None:
+      return text
+    return perturbation.words(
+      text,
+      np.random.default_rng(seed_of(seed, i)),
+      kind=given.mitigation["name"],
+      count=given.mitigation["count"],
+      vocabulary=words,
+    )
 
   def make(ids):
     arguments = dict(fixed)
@@ -157,7 +182,7 @@ def generator(
       torch.Generator("cpu").manual_seed(seed_of(seed, int(i))) for i in ids
     ]
     if texts is not None:
-      arguments["prompt"] = [texts[i // given.per_prompt] for i in ids]
+      arguments["prompt"] = [prompt(int(i)) for i in ids]
     elif grouped:
       arguments["batch_size"] = len(ids)
     try:

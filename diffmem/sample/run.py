@@ -66,14 +66,17 @@ def generator(
   prompts: Any = None,
   per_prompt: int | None = None,
   upsamplers: Sequence[dict] = (),
+  mitigation: dict | None = None,
   conditions: Any = None,
+  prepare: Callable[..., Any] | None = None,
 ) -> Callable:
   """(params, ids, key) -> images of one denoiser.
 
-  Classes, or `conditions` (a tree of [p ...]), if any, take turns by id.
+  Classes, or `conditions` (a tree of [p ...]), if any, take turns by id. What
+  `mitigation.apply` made of the section is given by its parts.
   """
   # Of the bank, not of an image, or of other stages.
-  del n, batch, backend, prompts, per_prompt, upsamplers
+  del n, batch, backend, prompts, per_prompt, upsamplers, mitigation
   make = chain.chain(
     denoiser,
     stepper=stepper,
@@ -81,6 +84,7 @@ def generator(
     eta=eta,
     guidance=guidance,
     clip=clip,
+    prepare=prepare,
   )
 
   if conditions is None:

@@ -1,14 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Perturbed and optimized prompts, and the config section."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
-from diffmem import keys
-from diffmem.denoiser import Denoiser, captioned_set, conditions, finite_set
+import diffmem
+import diffmem.data
+from diffmem import arrays, keys, workdir
+from diffmem.denoiser import (
+  Denoiser,
+  captioned_set,
+  conditions,
+  finite_set,
+  trained,
+)
 from diffmem.diffusion import schedules
-from diffmem.sample import chain, mitigation, optimization, perturbation
+from diffmem.sample import (
+  chain,
+  mitigation,
+  optimization,
+  perturbation,
+  run,
+)
 
 SCHEDULE = schedules.linear()
 RNG = np.random.default_rng(0)
@@ -155,9 +171,9 @@ OPTIONS = dict(stepper="ddim", steps=3, eta=0.0, clip=True)
 
 @pytest.fixture(scope="module")
 def plain(model):
-  run = jax.jit(chain.chain(model, guidance=2.0, **OPTIONS))
+  draw = jax.jit(chain.chain(model, guidance=2.0, **OPTIONS))
   ids = np.arange(6, dtype=np.int32)
-  return np.asarray(run(model.params, ids, KEY, CAPTIONS))
+  return np.asarray(draw(model.params, ids, KEY, CAPTIONS))
 
 
 @pytest.mark.parametrize("name", mitigation.METHODS)
@@ -171,7 +187,7 @@ def test_every_method_is_a_function_of_the_id(model, plain, name):
     references=IMAGES,
     vocabulary=VOCABULARY,
   )
-  run = jax.jit(
+  draw = jax.jit(
     chain.chain(
       made.denoiser,
       guidance=made.guidance,
@@ -180,9 +196,9 @@ def test_every_method_is_a_function_of_the_id(model, plain, name):
     )
   )
   cond, ids = CAPTIONS, np.arange(6, dtype=np.int32)
-  whole = np.asarray(run(made.denoiser.params, ids, KEY, cond))
+  whole = np.asarray(draw(made.denoiser.params, ids, KEY, cond))
   order = np.array([4, 1, 0, 5, 2, 3])
-  other = run(
+  other = draw(
     made.denoiser.params, ids[order], KEY, conditions.take(cond, order)
   )
   np.testing.assert_allclose(other, whole[order], atol=1e-4)
@@ -199,7 +215,7 @@ def test_noise_on_the_prompt_draws_other_images(model):
   ids, shares = np.arange(64, dtype=np.int32), []
   for section in (None, {"name": "gaussian", "scale": 3.0}):
     made = mitigation.apply(section, strict, guidance=1.0, steps=10)
-    run = chain.chain(
+    draw = chain.chain(
       made.denoiser,
       stepper="ddim",
       steps=10,
@@ -208,7 +224,7 @@ def test_noise_on_the_prompt_draws_other_images(model):
       clip=True,
       prepare=made.prepare,
     )
-    x = np.asarray(jax.jit(run)(strict.params, ids, KEY, cond))
+    x = np.asarray(jax.jit(draw)(strict.params, ids, KEY, cond))
     shares.append((np.abs(x - IMAGES[:1]).max((1, 2, 3)) < 0.05).mean())
   assert shares[0] == 1.0
   assert shares[1] < 0.9
@@ -249,3 +265,43 @@ def test_what_a_method_needs_is_asked_for(model):
     optimization.optimizer(host, **options)
   with pytest.raises(ValueError, match="'add' needs a vocabulary"):
     perturbation.tokens(CAPTIONS, id_keys(range(6)), kind="add", count=1)
+
+
+def test_a_bank_of_a_workdir(tmp_path, monkeypatch):
+  """A memorizer of members and others; the members are kept away from."""
+  pixels = np.random.default_rng(3).integers(0, 256, (40, 4, 4, 1), np.uint8)
+  np.savez(tmp_path / "source.npz", images=pixels)
+  split = dict(name="random", members=20, held_out=20, calibration=0)
+  split |= dict(planted=(), shadows=0, shadow=None, path=None)
+  dataset, drawn = diffmem.data.prepare(
+    tmp_path / "data", seed=0, source=f"npz:{tmp_path / 'source.npz'}",
+    crop="none", resize=None, filter="lanczos", data_dir=None, split=split,
+  )  # fmt: skip
+  inputs = {"dataset": dataset.info["sha256"], "split": drawn.digest}
+  with workdir.stage(
+    tmp_path, "train", config={"models": {}}, inputs=inputs
+  ) as stage:
+    stage.record("weights", "abc")
+    stage.record("shape", [4, 4, 1])
+  oracle = finite_set(np.asarray(arrays.from_uint8(pixels)), SCHEDULE)
+  monkeypatch.setattr(trained, "load", lambda root: oracle)
+  sample = dict(OPTIONS, steps=10, n=64, batch=32, guidance=1.0, backend="jit")
+  members, shares = dataset.take(drawn.members).astype(int), []
+  amg = {"name": "amg", **sections()["amg"], "similarity": 30.0}
+  amg |= {"early": 1.5, "late": 1.5, "neighbours": 10}
+  for section in (None, amg):
+    shutil.rmtree(tmp_path / "sample", ignore_errors=True)
+    run.run(
+      tmp_path, seed=0, sample=sample | {"mitigation": section}, progress=False
+    )
+    made = diffmem.open_bank(tmp_path)
+    gap = np.abs(made[:].astype(int)[:, None] - members[None]).max((2, 3, 4))
+    shares.append((gap.min(1) < 3).mean())
+    assert made.meta["config"]["sample"]["mitigation"] == section
+    assert ("split" in made.meta["inputs"]) == (section is not None)
+  assert shares[0] > 0.3
+  assert shares[1] < shares[0] / 2
+  with pytest.raises(ValueError, match="was made with"):
+    run.run(
+      tmp_path, seed=0, sample=sample | {"mitigation": None}, progress=False
+    )

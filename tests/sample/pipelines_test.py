@@ -81,6 +81,11 @@ def test_seeds_of_a_bank_are_all_different():
     (dict(steps=-1), "sample.steps=-1"),
     (dict(options={"generator": 1}), "sets 'generator', which is diffmem's"),
     (dict(prompts="none.txt"), "prompts none.txt: no such file"),
+    (dict(mitigation={"name": "hope"}), "name='hope': choose one of amg"),
+    (
+      dict(mitigation={"name": "gaussian", "scale": 1.0}, prompts="p.txt"),
+      "'gaussian' cannot be had of a pipeline: expected replace, add or rep",
+    ),
     (dict(pipeline="/no/such/folder"), "no such folder, and not a name"),
   ],
 )
@@ -109,6 +114,37 @@ class Fake:
     self.images = images
     self.nsfw_content_detected = [s % 2 == 1 for s in seeds]
     return self
+
+
+@pytest.mark.torch
+def test_words_of_prompts_are_changed_for_each_image(folder):
+  """By its id; the bank's prompts stay what they are."""
+  heard = []
+
+  class Listens(Fake):
+    def __call__(
+      self, prompt=None, generator=None, num_inference_steps=1, output_type=""
+    ):
+      heard.extend(prompt)
+      return super().__call__(generator=generator)
+
+  given = pipelines.Settings(
+    **SECTION
+    | dict(pipeline="x", prompts="p.txt", per_prompt=3, guidance=None),
+    mitigation={"name": "add", "count": 1},
+  )
+  texts = ("a red cat", "two dogs")
+  make = pipelines.generator(Listens(), given, texts, 0)
+  make(np.arange(6))
+  make(np.array([4, 1]))
+  known = {"a", "red", "cat", "two", "dogs"}
+  for i, text in enumerate(heard[:6]):
+    words = text.split()
+    assert len(words) == (4 if i < 3 else 3)
+    assert set(words) <= known
+    assert set(texts[i // 3].split()) <= set(words)
+  assert heard[6:] == [heard[4], heard[1]]
+  assert len(set(heard[:6])) > 3
 
 
 @pytest.mark.torch
