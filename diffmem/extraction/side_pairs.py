@@ -6,11 +6,12 @@ attacked, and both banks are scored against both halves: the own half, and the
 other, on which the twin was trained. What the own half has beyond the other is
 memorization; what both have is what guidance does to any image.
 
-A value of a pair is the mean of its two models, which are not independent; the
-pairs are. Their mean has Student's interval. The scale of each method is
-chosen for a pair by the mean over the other pairs, so that no scale is chosen
-on models on which it is reported; unguided sampling has none to choose. Beside
-it, values at every scale.
+A value of a pair is the mean of its two models, which are not independent.
+Pairs are trained apart, on other halves; they share the pool, so that Student's
+interval of their mean is that of such models on these images, not of other
+images. The scale of each method is chosen for a pair by the mean over the other
+pairs, so that no scale is chosen on models on which it is reported; unguided
+sampling has none to choose. Beside it, values at every scale.
 """
 
 from collections.abc import Callable
@@ -27,13 +28,23 @@ SIDES = {"own": "members", "other": "held_out"}
 
 
 def folders(root: epath.Path) -> list[epath.Path]:
-  """Workdirs of the shadow models in <root>/shadows, by number."""
+  """Workdirs of the shadow models in <root>/shadows, by number.
+
+  Raises ValueError where a twin is missing.
+  """
   found = (
     [f for f in (root / "shadows").iterdir() if f.name.isdigit()]
     if (root / "shadows").exists()
     else []
   )
-  return sorted(found, key=lambda f: int(f.name))
+  found = sorted(found, key=lambda f: int(f.name))
+  if [int(f.name) for f in found] != list(range(len(found))) or len(found) % 2:
+    raise ValueError(
+      f"{root / 'shadows'} holds the shadow models "
+      f"{', '.join(f.name for f in found)}: side compares pairs of twins, 2j "
+      "and 2j + 1; train those that are missing, or give shadow=I to attack one"
+    )
+  return found
 
 
 def run(

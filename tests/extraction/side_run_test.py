@@ -135,6 +135,13 @@ def test_no_model_is_an_error(config, tmp_path):
     side_run.run(tmp_path, seed=0, side=config["side"], progress=False)
 
 
+def test_a_missing_twin_is_an_error(config, tmp_path):
+  for name in ("0", "1", "3"):
+    (tmp_path / "shadows" / name).mkdir(parents=True)
+  with pytest.raises(ValueError, match="0, 1, 3: side compares pairs"):
+    side_run.run(tmp_path, seed=0, side=config["side"], progress=False)
+
+
 def test_the_scale_of_a_pair_is_chosen_on_the_others():
   """Row 1 is best by pair 2 alone, which therefore does not choose it."""
   values = np.array([[1.0, 1.0, 0.0], [0.9, 0.9, 9.0]])
