@@ -8,7 +8,7 @@ Small networks on handwritten digits, alike but for one thing, with three
 seeds: without labels, with the digits' own, with random ones and with one for
 each image (Gu et al. 2023, arXiv:2310.02664; the memorization divergence of
 Chen et al. 2025, arXiv:2410.02467); and pairs of models on disjoint halves, of
-25 to 800 images each, looked at as they train (Kadkhodaie et al. 2024,
+25 to 400 images each, looked at as they train (Kadkhodaie et al. 2024,
 arXiv:2310.02557; Bonnaire et al. 2025).
 
 Arguments: `debug` (the same path in under a minute, too short to learn
@@ -89,10 +89,10 @@ def _sections(given) -> dict:
     measures=dict(
       repeats=3,  # seeds
       ratio=1 / 3,  # d1 / d2 of a copy
-      generated=512,  # of each model, each time
+      generated=256,  # of each model, each time
       batch=512,
-      points=10,  # times at which training is looked at
-      sizes=(25, 50, 100, 200, 400, 800),  # of each half
+      points=6,  # times at which training is looked at
+      sizes=(25, 50, 100, 200, 400),  # of each half
       sampler=dict(
         stepper="ddim", steps=50, eta=0.0, clip=True, spacing="uniform"
       ),

@@ -164,7 +164,11 @@ def _of_sizes(sizes: Sequence[Mapping]) -> list[dict]:
     _claim(
       "The share of copies falls as the training set grows",
       "Gu et al. 2023; Yoon et al. 2023",
-      [bool((np.diff(copies[:, i]) <= 0).all()) for i in seeds],
+      [
+        bool((np.diff(copies[:, i]) <= 0).all())
+        and bool(copies[-1, i] < copies[0, i])
+        for i in seeds
+      ],
       ", ".join(f"{s['n']} images: {_range(s['copies'])}" for s in sizes),
     ),
     _claim(

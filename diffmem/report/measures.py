@@ -29,10 +29,10 @@ LABELS = {
   "unique": "a label for each image",
 }
 COSINES = {
-  "same_noise": "the other model’s, same noise",
-  "shuffled": "the other model’s, other noise",
-  "own": "nearest in its own half",
-  "other": "nearest in the other half",
+  "same_noise": "the other’s, same noise",
+  "shuffled": "the other’s, other noise",
+  "own": "nearest of its own half",
+  "other": "nearest of the other half",
 }
 
 
@@ -113,6 +113,12 @@ def _percent(ax: Axes) -> None:
   ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g}%"))
 
 
+def _sizes(ax: Axes, n: list[int]) -> None:
+  ax.set_xscale("log")
+  ax.set_xticks(n, [words.count(size) for size in n])
+  ax.minorticks_off()
+
+
 def _style(i: int, count: int) -> dict[str, Any]:
   """Lines of growing sizes: dashes and colours in turn."""
   colours = (MEMBER, HELD, *MORE, MUTED)
@@ -128,8 +134,7 @@ def _copies(sizes: list[dict]) -> Markup | None:
   def draw(ax: Axes) -> None:
     ax.plot(n, values.mean(1), color=MEMBER)
     ax.plot(n, values, ls="", marker="o", ms=3, color=MEMBER)
-    ax.set_xscale("log")
-    counted(ax, "x")
+    _sizes(ax, n)
     _percent(ax)
     ax.set(xlabel="training images", ylabel="copies", ylim=(-0.03, 1.03))
 
@@ -169,8 +174,7 @@ def _cosines(sizes: list[dict]) -> Markup | None:
     for i, (key, label) in enumerate(COSINES.items()):
       y = [np.mean(_first(size[key])) for size in sizes]
       ax.plot(n, y, label=label, marker="o", ms=3, **_style(i, 4))
-    ax.set_xscale("log")
-    counted(ax, "x")
+    _sizes(ax, n)
     ax.set(xlabel="training images of each model", ylabel="cosine")
     legend(ax, columns=2)
 
@@ -179,5 +183,5 @@ def _cosines(sizes: list[dict]) -> Markup | None:
     "Cosine of generations with those of another model and with training "
     "images, by training set size",
     draw,
-    (4.7, 3.3),
+    (5.2, 3.3),
   )

@@ -29,7 +29,7 @@ from diffmem.report import (
   words,
 )
 from diffmem.report import membership as members
-from diffmem.report.results import SECTIONS, Pairs, Results
+from diffmem.report.results import Pairs, Results
 
 PREVIEWS = 6
 ASIDE = 12  # near misses, false matches
@@ -85,7 +85,7 @@ def render(
     "config_json": _json(results.config),
     "version": diffmem.__version__,
     "date": f"{today.day} {today:%B %Y}",
-    "complete": all(key in results.config for key in SECTIONS),
+    "complete": results.complete,
     "words": words,
     "by_hand": tables.by_hand(by_hand, results) if by_hand else None,
     "agreement": by_hand["agreement"] if by_hand else (),

@@ -125,6 +125,13 @@ class Results:
     return bool(self.parts) and not (asked or known)
 
   @property
+  def complete(self) -> bool:
+    """Whether the config runs all of it again."""
+    return all(key in self.config for key in SECTIONS) or (
+      self.aside and "train" in self.config
+    )
+
+  @property
   def outside(self) -> bool:
     """Whether the images were made elsewhere: nothing was trained here."""
     known = (*self.metas, *self.unfinished)

@@ -15,7 +15,7 @@ from typing import Any
 import diffmem
 from diffmem import processes, workdir
 from diffmem.report import given, labels, page, sheets, tables, verdict
-from diffmem.report.results import SECTIONS, Results, read
+from diffmem.report.results import Results, read
 
 MATCHES = (
   "training_id,generation_id,distance,ratio,copies,hits,label,name,caption"
@@ -68,7 +68,7 @@ def run(
     else:
       workdir.write_bytes(folder / "sheets.html", sheet.encode())
     config = summary["config"]
-    if all(key in config for key in SECTIONS):
+    if results.complete:
       workdir.write_bytes(
         folder / "config.py", page.config_file(config).encode()
       )
