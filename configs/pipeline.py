@@ -11,7 +11,11 @@ diffusers' save_pretrained wrote, or a name on the hub; weights are read from
 safetensors alone and no code of theirs is run. `sample.per_prompt` images are
 made of each prompt (500 in Carlini et al. 2023, arXiv:2301.13188, section 4.2)
 and searched for images that come again and again. Without `sample.prompts` the
-pipeline is an unconditional one.
+pipeline is an unconditional one. Where `data.path` has captions, prompts can be
+chosen among them, most duplicated first, as the study did:
+
+  ... --config.choose.duplicated=1000 \
+    --config.sample.prompts=choose/prompts_chosen.csv
 
 Arguments: `debug` (two steps and four images a prompt), `seed=N`.
 """
@@ -35,6 +39,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       resize=placeholder(int),  # to the size of the generations
       filter="lanczos",
       calibration=0.5,  # share of the held-out images that sets thresholds
+    ),
+    choose=dict(  # prompts among captions of data.path; see the module
+      table=placeholder(str),  # prompts of another run; none: chosen here
+      duplicated=0,  # captions of the most duplicated images
+      outliers=0,  # of the rest, of images far from all others
+      ordinary=0,  # of the rest, at random
+      delta=0.1,  # training images that count as one
+      neighbours=1000,  # of the outlier score
+      features=placeholder(ml_collections.ConfigDict),  # none: pixels
     ),
     sample=dict(
       pipeline=placeholder(str),  # a folder, or a name on the hub

@@ -144,6 +144,8 @@ def test_the_pipeline_s_section_is_its_settings(root):
   other = load(root, "pipeline.py").to_dict()
   for name in set(folder) - {"sample", "report"}:
     assert folder[name] == other[name], name
+  cascade = load(root, "imagen_small.py").to_dict()
+  assert other["choose"].keys() == cascade["choose"].keys()
 
 
 @pytest.mark.parametrize(

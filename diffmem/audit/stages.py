@@ -103,7 +103,14 @@ def run(
       # Before hours of sampling; pipelines draw in colour.
       diffmem.data.prepare_given(_data(root), seed=seed, channels=3, **data)
   if choose is not None:
-    choose_prompts(root, seed=seed, data=data, choose=choose, progress=progress)
+    choose_prompts(
+      root,
+      seed=seed,
+      choose=choose,
+      data=data,
+      sample=sample,
+      progress=progress,
+    )
   if sample is not None:
     generate.run(root, seed=seed, sample=sample, progress=progress)
   if known and distances and extraction:
@@ -293,14 +300,20 @@ def choose_prompts(
   seed: int,
   choose: dict,
   data: dict | None = None,
+  sample: dict | None = None,
   progress: bool = True,
 ) -> None:
   """The choose stage: prompts among the captions of the training images.
 
-  Training images from outside (`data.path`) become <root>/data first.
+  Training images from outside (`data.path`) become <root>/data first, in
+  colour where a pipeline will be asked.
   """
+  if not any(choose[kind] for kind in choosing.KINDS):
+    _log.info("choose: skipped, no prompts are asked for")
+    return
   if data is not None and "path" in data:
-    diffmem.data.prepare_given(_data(root), seed=seed, **data)
+    colour = 3 if sample is not None and "pipeline" in sample else None
+    diffmem.data.prepare_given(_data(root), seed=seed, channels=colour, **data)
   choosing.run(root, seed=seed, choose=choose, progress=progress)
 
 

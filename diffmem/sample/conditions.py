@@ -118,8 +118,7 @@ def generator(make: chain.Sampler, prompted: Prompted) -> bank.Generate:
 def _texts(root, wanted) -> tuple[str, ...]:
   """Distinct prompts of a list or a file."""
   if isinstance(wanted, str | os.PathLike):
-    inside = root / os.fspath(wanted)
-    return prompts.read(inside if inside.exists() else wanted)[0]
+    return prompts.read(wanted, root=root)[0]
   texts = tuple(wanted)
   if not texts:
     raise ValueError("sample.prompts is empty: give at least one caption")

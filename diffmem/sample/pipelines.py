@@ -48,7 +48,8 @@ class Settings:
 
   Attributes:
     pipeline: a folder or hub name; see `denoiser.pipeline_files`.
-    prompts: a file, see `sample.prompts`; None for an unconditional pipeline.
+    prompts: a file, in the workdir or elsewhere, see `sample.prompts`; None for
+      an unconditional pipeline.
     per_prompt: images of each prompt, or of the bank where there are none.
     batch: images at a time; part of what an image is, up to rounding.
     steps: network calls of an image.
@@ -118,7 +119,7 @@ def run(
     FloatingPointError: an image is not finite; names the ids.
   """
   given = Settings(**sample)
-  texts, repeated = _read_prompts(given.prompts)
+  texts, repeated = _read_prompts(root, given.prompts)
   folder = pipeline_files.locate(given.pipeline)
   n = given.per_prompt * len(texts or ("",))
 
@@ -283,10 +284,12 @@ def _flags(folder: Any, n: int, batch: int) -> store.Store:
   )
 
 
-def _read_prompts(path: str | None) -> tuple[tuple[str, ...] | None, int]:
+def _read_prompts(
+  root: str | os.PathLike, path: str | None
+) -> tuple[tuple[str, ...] | None, int]:
   if path is None:
     return None, 0
-  texts, repeated = prompts.read(path)
+  texts, repeated = prompts.read(path, root=root)
   if repeated:
     _log.warning(
       "sample: %d lines of %s repeat an earlier prompt and are left out",

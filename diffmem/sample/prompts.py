@@ -27,8 +27,14 @@ KEYS = ("prompt", "caption", "text")
 Numbered = Iterator[tuple[int, Any]]
 
 
-def read(path: str | os.PathLike) -> tuple[tuple[str, ...], int]:
+def read(
+  path: str | os.PathLike, *, root: str | os.PathLike | None = None
+) -> tuple[tuple[str, ...], int]:
   """(prompts, how many lines repeated an earlier one).
+
+  Args:
+    path: of the file.
+    root: a workdir; a file of this name in it comes first.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -36,6 +42,8 @@ def read(path: str | os.PathLike) -> tuple[tuple[str, ...], int]:
       prompt; the line is named.
   """
   file = workdir.path(path)
+  if root is not None and (inside := workdir.path(root) / file).is_file():
+    file = inside
   if file.suffix not in READERS:
     raise ValueError(
       f"prompts {path}: expected a file named {', '.join(READERS)}"

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from diffmem import data
+from diffmem import audit, data
 from diffmem.data import captions as texts
 from diffmem.sample import choosing, prompts
 
@@ -165,3 +165,30 @@ def test_equals_come_in_an_order_of_the_seed():
   ]
   assert drawn[0] == drawn[1] != drawn[2]
   assert len({caption for caption, _ in drawn[0]}) == 15
+
+
+def test_captions_of_somebody_s_training_images(tmp_path):
+  """Copies in the training set are counted as they stand there."""
+  pixels = images()[:8]
+  pixels[6:] = pixels[2]
+  texts = np.array(["a", "b", "c", "d", "e", "f", "c", "c"])
+  np.savez(tmp_path / "a.npz", images=pixels, captions=texts)
+  given = dict(
+    path=str(tmp_path / "a.npz"),
+    held_out=None,
+    data_dir=None,
+    crop="none",
+    resize=None,
+    filter="lanczos",
+    calibration=0.5,
+  )
+  choose = CHOOSE | dict(duplicated=2, outliers=0, ordinary=1, delta=0.0)
+  audit.choose_prompts(
+    tmp_path, seed=0, choose=choose, data=given, sample={"pipeline": "x"}
+  )
+  chosen = choosing.read(tmp_path / "choose" / choosing.FILE)
+  assert [(row.caption, row.count) for row in chosen][:1] == [("c", 3)]
+  assert prompts.read("choose/prompts_chosen.csv", root=tmp_path)[0][0] == "c"
+  nothing = choose | dict.fromkeys(choosing.KINDS, 0)
+  audit.choose_prompts(tmp_path / "none", seed=0, choose=nothing, data=given)
+  assert not (tmp_path / "none").exists()
