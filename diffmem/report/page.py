@@ -255,7 +255,22 @@ def _model(results: Results) -> list[tuple[str, str]]:
     rows.append(("shadow models, trained alike", str(shadows["shadows"])))
   if train.get("weights"):
     rows.append(("sha256 of the weights", str(train["weights"])))
+  sample = results.metas.get("sample") or {}
+  rows += [_enlarged(stage) for stage in sample.get("upsamplers") or ()]
   return [(k, str(v)) for k, v in rows]
+
+
+def _enlarged(stage: dict[str, Any]) -> tuple[str, str]:
+  """What is told of a super-resolution stage that images went through."""
+  h, w, _ = stage["shape"]
+  said = [
+    f"{words.count(stage['parameters'])} parameters",
+    f"trained in {words.count(round(stage['seconds']))} s",
+    f"weights {stage['weights'][:12]}",
+  ]
+  if not stage["same_split"]:
+    said.append("on another split: it has seen other members")
+  return f"enlarged to {h} x {w} by", ", ".join(said)
 
 
 def _json(value: Any) -> str:

@@ -54,6 +54,8 @@ class Stage:
       "folder": os.fspath(self.folder),
       "weights": self.meta["weights"],
       "shape": self.meta["shape"],
+      "parameters": self.meta["parameters"],
+      "seconds": self.meta["seconds"],
       "same_split": mine == its,
     }
 

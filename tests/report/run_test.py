@@ -243,6 +243,27 @@ def test_a_bank_from_outside_without_control(workdir):
   assert scores == "id,member,copies\n"
 
 
+def test_stages_of_a_cascade_are_told(workdir):
+  workdir.train().sample()
+  file = workdir.root / "sample" / "meta.json"
+  stage = {
+    "folder": "upsamplers/0",
+    "weights": "ab" * 32,
+    "shape": [16, 16, 1],
+    "parameters": 719777,
+    "seconds": 678.4,
+    "same_split": False,
+  }
+  kept = json.loads(file.read_text()) | {"upsamplers": [stage]}
+  file.write_text(json.dumps(kept))
+  shown, _ = made(workdir)
+  assert "enlarged to 16 x 16 by" in shown.text
+  told = (
+    "719,777 parameters, trained in 678 s, weights abababababab, on another"
+  )
+  assert told in shown.text
+
+
 def test_membership_alone(workdir):
   shown, written = made(workdir.membership(auc=(0.5, 0.47, 0.53)))
   assert "cannot tell training images from others" in shown.text
