@@ -16,6 +16,7 @@ import jinja2
 
 import diffmem
 from diffmem.report import (
+  detectors,
   figures,
   given,
   images,
@@ -109,6 +110,8 @@ def render(
   context["side_alone"] |= results.aside
   if membership is not None:
     context |= members.context(results)
+    asked = results.membership_aside.get("_prompts")
+    context["detectors"] = detectors.context(asked)
   return _environment().get_template("page.html.j2").render(context)
 
 
