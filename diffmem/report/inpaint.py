@@ -141,10 +141,12 @@ def _group(name: str, group: dict) -> dict[str, Any]:
 
 def _test(test: dict) -> str:
   value, *ends = (words.signed(v, ".3f") for v in test["difference"])
+  p = words.probability(test["p_value"])
+  said = f"p {p}" if p.startswith("below") else f"p = {p}"
   return (
     f"{NAMES[test['of']].capitalize()} against {NAMES[test['against']]}: "
     f"{value} ({ends[0]} to {ends[1]}), {test['test']} test, one-sided, "
-    f"p = {words.probability(test['p_value'])}."
+    f"{said}."
   )
 
 
