@@ -21,6 +21,7 @@ def context(found: dict | None) -> dict[str, Any] | None:
   prompts = found["prompts"]
   rows = [row(name, one) for name, one in found["detectors"].items()]
   return {
+    "missing": None,
     "planted": words.several(prompts["planted"], "planted caption"),
     "ordinary": words.count(prompts["ordinary"]),
     "unseen": prompts["unseen"] and words.count(prompts["unseen"]),
