@@ -117,6 +117,41 @@ def test_attacks_run_on_a_pipeline(ddpm):
   assert len(np.unique(scores)) == 6
 
 
+def test_prompts_of_a_pipeline_are_scored(sd):
+  pipe, denoiser = sd
+  cond = pipelines.embed(pipe, ["ab", "zz top", "q"])
+  few = {
+    "magnitude": dict(steps=4, followed=2, draws=1),
+    "confidence": dict(draws=2),
+    "edges": dict(draws=2, side=16),
+  }
+  assert set(few) == set(membership.DETECTORS)
+  for name, options in few.items():
+    found = membership.prompt_score(name, denoiser, cond, **options)
+    alone = membership.prompt_score(name, denoiser, cond[1:2], **options)
+    assert found.shape == (3,)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(alone[0], found[1], rtol=1e-3)
+    none = np.broadcast_to(denoiser.null_cond, cond.shape)
+    if name == "magnitude":
+      assert (found > 0).all()
+      assert (
+        membership.prompt_score(name, denoiser, none, **options) == 0
+      ).all()
+
+
+def test_clid_runs_on_a_pipeline(sd):
+  pipe, denoiser = sd
+  images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+  cond = pipelines.embed(pipe, ["ab", "zz", "q", "a", "b", "c"])
+  known = (images[:4], np.array([1, 1, 0, 0]), cond[:4])
+  found = membership.score(
+    "clid", denoiser, images, t=50, cond=cond, calibration=known, draws=1
+  )
+  assert found.shape == (6,)
+  assert np.isfinite(found).all()
+
+
 def test_latents_go_there_and_back_as_in_diffusers(sd):
   pipe, denoiser = sd
   assert denoiser.shape == (4, 4, 4)
