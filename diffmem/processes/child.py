@@ -27,6 +27,7 @@ from typing import Any
 from diffmem.processes.member import POLL, SILENT, Member
 
 CONNECT = 30  # seconds in which children that are all there must connect
+ADVICE = "; the same command goes on from here"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _watch(member: Member, child: Any, pipe: Any, plan: _Plan) -> None:
       expires = time.monotonic() + (POLL if lost else SILENT + 10)
     gone = member.ended()
     if gone:
-      raise RuntimeError(f"{gone[1]}; the same command goes on from here")
+      raise RuntimeError(gone[1].removesuffix(ADVICE) + ADVICE)
     if error is not None:
       if time.monotonic() > expires:
         raise error
@@ -134,8 +135,8 @@ def _error(value: tuple[str, ...], child: Any) -> BaseException:
   if not value:
     child.join(10)
     return RuntimeError(
-      f"the training process died (exit status {child.exitcode}); out of "
-      "memory? The same command goes on from here"
+      f"the training process died (exit status {child.exitcode}; out of "
+      f"memory?){ADVICE}"
     )
   name, text, trace = value
   try:

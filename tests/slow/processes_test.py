@@ -46,7 +46,7 @@ def start(stage, root, count, *, devices=1, flags=None):
   given = FLAGS | (flags or {})
   args = [
     *("-m", f"diffmem.bin.{stage}"),
-    "--config=digits.py:debug",
+    f"--config={pods.ROOT / 'configs' / 'digits.py'}:debug",
     f"--workdir={root}",
     *(f"--config.{key}={value}" for key, value in given.items()),
   ]
