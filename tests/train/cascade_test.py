@@ -70,10 +70,11 @@ def test_denoisers_take_what_they_were_trained_with(root):
   cond = embedded.cond(embedded.ids[:2])
   small = reduced.to_height(dataset.images[:2], 8)
   t = np.array([3, 30], np.int32)
-  eps = base.eps(arrays.from_uint8(small), t, cond)
+  eps = jax.jit(base.eps)(arrays.from_uint8(small), t, cond)
   assert eps.shape == (2, 8, 8, 1)
   low = {"low": np.asarray(arrays.from_uint8(small)), "level": t}
-  eps = stage.eps(arrays.from_uint8(dataset.images[:2]), t, {**cond, **low})
+  x = arrays.from_uint8(dataset.images[:2])
+  eps = jax.jit(stage.eps)(x, t, {**cond, **low})
   assert eps.shape == (2, 16, 16, 1)
 
 
