@@ -114,7 +114,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         side=16,
         augmentation=(0, 300),
         models=dict(halve_first=True),
-        diffusion=dict(prediction="eps"),
+        diffusion=dict(),
         train=dict(steps=6000),
       ),
     ),
@@ -122,7 +122,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       table=table,
       duplicated=24,
       outliers=20,
-      ordinary=20,
+      ordinary=32,
       delta=0.05,  # training images that count as one
       neighbours=1000,  # of the outlier score
       features=placeholder(ml_collections.ConfigDict),  # none: pixels
@@ -134,7 +134,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       backend="pmap",
       prompts="choose/prompts_chosen.csv",
       per_prompt=64,
-      upsamplers=(dict(CHAIN, path=None, level=100),),
+      upsamplers=(dict(CHAIN, path=None, level=20),),
     ),
     distances=dict(k=51, block=2048, mirror=False),
     features=dict(  # a second distance
@@ -155,8 +155,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       patch=placeholder(int),  # side; none: a quarter, below 64 the whole
       edge=placeholder(float),  # distance of two alike; none: calibrated
       edge_rate=0.001,  # of pairs across prompts
-      flag_rate=0.001,  # of prompts that nothing is wrong with
-      unsuspected=placeholder(str),  # file of prompts known to be harmless
+      flag_rate=0.01,  # of prompts that nothing is wrong with
+      unsuspected="choose/ordinary.txt",  # one half calibrates, one is told
       controls=200,  # groups of images of different prompts
       flat=0.02,  # images of less contrast are left out
       limit=4096,  # images of a prompt that are compared
@@ -182,7 +182,7 @@ def _shorten(sections: dict) -> None:
   sections["train"].update(steps=10, warmup=5, log_every=5, checkpoint_every=5)
   sections["train"].update(batch=16, preview_every=10, preview=16)
   sections["upsamplers"][0]["train"]["steps"] = 10
-  sections["choose"].update(duplicated=3, outliers=2, ordinary=2)
+  sections["choose"].update(duplicated=3, outliers=2, ordinary=4)
   sections["choose"]["neighbours"] = 50
   sections["sample"].update(batch=64, per_prompt=12, steps=4)
   sections["sample"]["upsamplers"][0]["steps"] = 4

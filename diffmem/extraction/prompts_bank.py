@@ -176,14 +176,21 @@ def read_controls(
     yield from found.reshape(*part.shape, *found.shape[1:])
 
 
-def named(unsuspected, texts: Sequence[str]) -> list[int]:
+def named(
+  unsuspected,
+  texts: Sequence[str],
+  root: str | os.PathLike | None = None,
+) -> list[int]:
   """Ids of prompts given as ids, texts, or a file with one of them a line.
 
+  A file of this name in the workdir `root` comes first.
   Raises FileNotFoundError for a file that is not there and ValueError for a
   prompt that the bank does not have.
   """
   if isinstance(unsuspected, str | os.PathLike):
     file = workdir.path(unsuspected)
+    if root is not None and (inside := workdir.path(root) / file).exists():
+      file = inside
     if not file.exists():
       raise FileNotFoundError(
         f"prompts.unsuspected = {os.fspath(unsuspected)!r} is no file: give a "

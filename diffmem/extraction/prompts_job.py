@@ -75,7 +75,7 @@ class Job:
     self.named = None
     if options["unsuspected"] is not None:
       self.named = prompts_bank.named(
-        options["unsuspected"], bank.prompts or ()
+        options["unsuspected"], bank.prompts or (), folder.parent
       )
 
   def run(self) -> tuple[list[Tested], dict]:

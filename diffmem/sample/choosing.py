@@ -17,7 +17,8 @@ the largest of each over its images. Prompts are then, each caption once:
 All kinds get as many generations a prompt, so that they compare at equal cost.
 `run` keeps what it computes in <root>/choose: pairs/ (or vectors/), outlier/,
 and prompts_chosen.csv with COLUMNS, one line for each prompt in the order of
-its id; it is itself a file of prompts that the sample stage reads.
+its id; it is itself a file of prompts that the sample stage reads. ordinary.txt
+has the ids of the ordinary ones, on which the prompts stage can calibrate.
 """
 
 import csv
@@ -51,7 +52,7 @@ COLUMNS = (
   "images",
   "image_ids",
 )
-FILE = "prompts_chosen.csv"
+FILE, ORDINARY = "prompts_chosen.csv", "ordinary.txt"
 BLOCK = 1024  # images whose neighbours are sought at once, a chunk on disk
 
 
@@ -131,6 +132,9 @@ def run(
         for caption, kind in chosen
       ]
       write(stage.folder / FILE, rows)
+      ids = [str(i) for i, row in enumerate(rows) if row.kind == "ordinary"]
+      content = "".join(f"{i}\n" for i in ids)
+      workdir.write_bytes(stage.folder / ORDINARY, content.encode())
       stage.record("prompts", sizes)
       stage.record("neighbours", _neighbours(choose, len(split.members)))
   return read(workdir.path(root) / "choose" / FILE)

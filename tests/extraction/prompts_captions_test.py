@@ -135,6 +135,21 @@ def test_without_captions_there_is_no_such_truth(run):
   assert images.tolist() == [0, 20]
 
 
+def test_the_edge_is_calibrated_on_ordinary_prompts(run, tmp_path):
+  """Their file lies in the workdir; half of them calibrate, half are told."""
+  root, *_ = run
+  for name in ("sample", "data", "choose"):
+    (tmp_path / name).symlink_to(root / name)
+  options = dict(edge=None, unsuspected="choose/ordinary.txt", flag_rate=0.05)
+  prompts_run.run(tmp_path, seed=0, prompts=CONFIG | options, progress=False)
+  results = workdir.read_json(tmp_path / "prompts" / "results.json")
+  assert results["edge"]["method"] == "unsuspected"
+  assert results["control"]["unsuspected"]["groups"] == 3
+  truth = results["captions"]["planted"]
+  assert truth["flagged"][0] == truth["flagged"][1]
+  assert truth["precision_at_recall"]["1"] == 1
+
+
 def test_another_table_of_prompts_is_asked_again(run, tmp_path):
   """A twin takes the prompts of the first run, in their order and kind."""
   root, _, _, chosen, _ = run

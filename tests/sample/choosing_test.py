@@ -102,6 +102,8 @@ def test_the_table_is_a_file_of_prompts(root):
   found, repeated = prompts.read(file)
   assert (found, repeated) == (tuple(c.caption for c in chosen), 0)
   assert choosing.read(file) == chosen
+  ordinary = (root / "choose" / "ordinary.txt").read_text().split()
+  assert [chosen[int(i)].kind for i in ordinary] == ["ordinary"] * 2
 
 
 def test_features_take_the_place_of_pixels(root, tmp_path):
