@@ -15,7 +15,8 @@ in sections 4.2 to 4.4 of Carlini et al. 2023 (arXiv:2301.13188), captions of
 the most duplicated images, of outliers, and ordinary ones are given as prompts,
 64 images each, and prompts are ranked by cliques of images that are alike,
 without a look at the training set; who was planted then says how good the
-ranking is.
+ranking is. Detectors that see the model and no image (Wen et al. 2024, Webster
+2023) score the captions too, and the base is attacked as others are.
 
 Arguments:
   debug       the same path in under a minute, too short to learn anything
@@ -165,6 +166,44 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       duplicates_delta=0.05,  # training images that count as one
       gallery=48,
     ),
+    membership=dict(  # of the base
+      attacks=("loss", "clid"),
+      t=(100, 200, 300, 400, 500),
+      headline_t=placeholder(int),  # none: chosen on images set aside
+      choose=0.3,  # of members seen once, and of held-out images
+      criterion="auc",  # what is best there; or tpr@0.01
+      batch=512,
+      bootstrap=1000,
+      loss=dict(draws=8, augment=("identity",), over="mean"),
+      clid=dict(draws=3, clipped=(0.3, 0.5, 0.7), form="threshold", alpha=None),
+      prompts=dict(  # planted captions against ordinary ones
+        ordinary=200,
+        unseen=200,  # captions that no training image has, if any
+        detectors=dict(
+          magnitude=dict(
+            steps=50, followed=10, draws=4, guidance=7.5, clip=None
+          ),
+          confidence=dict(draws=64, guidance=7.5),
+          edges=dict(draws=8, guidance=7.5, threshold=12.0, side=None),
+        ),
+      ),
+      shadow_attacks=dict(),
+      quantile=None,
+      gradients=None,
+      audits=dict(canaries=None, one_run=None, sets=None),
+      by_step=False,
+      generated=128,  # generations scored as a third class
+      gallery=12,
+      images=dict(neighbours=5, most=100_000),
+      controls=dict(
+        draws=200,
+        permutations=200,
+        components=32,
+        trees=50,
+        folds=5,
+        images=20_000,
+      ),
+    ),
     report=dict(
       title="What a text-to-image cascade keeps of captioned scenes",
       gallery=48,  # pairs of images shown
@@ -187,3 +226,10 @@ def _shorten(sections: dict) -> None:
   sections["sample"].update(batch=64, per_prompt=12, steps=4)
   sections["sample"]["upsamplers"][0]["steps"] = 4
   sections["prompts"]["controls"] = 20
+  members = sections["membership"]
+  members.update(t=(100, 400), bootstrap=50, generated=16, gallery=3)
+  members["loss"]["draws"] = members["clid"]["draws"] = 1
+  members["prompts"].update(ordinary=20, unseen=5)
+  members["prompts"]["detectors"]["magnitude"].update(followed=1, draws=1)
+  members["prompts"]["detectors"]["confidence"]["draws"] = 2
+  members["controls"].update(draws=20, permutations=20, trees=5, folds=2)

@@ -18,7 +18,13 @@ from diffmem.extraction import (
   side_job,
   side_scores,
 )
-from diffmem.membership import audits, learnt, shadowed, stored
+from diffmem.membership import (
+  audits,
+  learnt,
+  prompt_stage,
+  shadowed,
+  stored,
+)
 from diffmem.models import presets
 from diffmem.sample import chain, choosing, mitigation, pipelines
 
@@ -76,7 +82,7 @@ ASIDE = {
   "digits_reconstruction.py": ["", "debug", "seed=3", "steps=800"],
   "measures_small.py": ["", "debug", "seed=3"],
 }
-# A cascade with captions, asked by prompt; nobody attacks its members yet.
+# A cascade with captions, asked by prompt.
 CAPTIONED = {
   "imagen_small.py": ["", "debug", "seed=3", "twin=runs/other", "debug,twin=x"]
 }
@@ -183,7 +189,7 @@ def test_builds_locked_with_every_section(root, name, arg):
   sampled = name not in SHADOWS | UNSAMPLED
   expected = SECTIONS if sampled else SECTIONS - sampling
   if name in CAPTIONED:
-    expected = expected - {"membership"} | {"choose", "prompts"}
+    expected = expected | {"choose", "prompts"}
     assert set(config) == expected | {"upsamplers"}
   else:
     assert set(config) == expected
@@ -368,11 +374,12 @@ def test_the_twin_has_no_duplicates_and_the_same_prompts(root):
   assert twin == full
 
 
-@pytest.mark.parametrize(("name", "arg"), TRAINED)
+@pytest.mark.parametrize(("name", "arg"), FITTED)
 def test_every_attack_has_all_of_its_options(root, name, arg):
-  """Also those with shadow models, where there are some."""
+  """Also those with shadow models, and detectors, where there are some."""
   config = load(root, name, arg).to_dict()
   membership = config["membership"]
+  prompt_stage.check(membership.get("prompts"))
   plan = stored.plan(membership, config["seed"])
   assert plan[0].name == "loss"
   for want in plan:
