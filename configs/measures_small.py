@@ -72,7 +72,7 @@ def _sections(given) -> dict:
     ),
     train=dict(
       batch=64,
-      steps=3000,
+      steps=2000,
       lr=2e-3,
       warmup=200,
       decay="cosine",
@@ -81,8 +81,8 @@ def _sections(given) -> dict:
       flip=False,  # a mirrored digit is no digit
       label_dropout=0.0,
       log_every=500,
-      checkpoint_every=3000,
-      preview_every=3000,
+      checkpoint_every=2000,
+      preview_every=2000,
       preview=0,
       tensorboard=False,
     ),
@@ -98,10 +98,10 @@ def _sections(given) -> dict:
       ),
       labels=dict(
         kinds=("informative", "random", "unique"),
-        members=300,
-        held_out=300,
+        members=200,
+        held_out=200,
         blur=0.05,  # e, of pixels in [-1, 1]
-        draws=2,  # of it for each image
+        draws=1,  # of it for each image
         levels=60,  # of the probability-flow equation
         probes=2,  # of its divergence; None: exact
         variance="fixed_large",  # of the bound

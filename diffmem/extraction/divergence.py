@@ -133,6 +133,7 @@ def _in_blocks(
 ) -> Float[np.ndarray, " n"]:
   """Blocks of one shape; the last is padded with images counted once."""
   n = len(images)
+  batch = min(batch, n)
   found = []
   for start in range(0, n, batch):
     rows = np.minimum(np.arange(start, start + batch), n - 1)
