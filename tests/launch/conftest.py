@@ -4,6 +4,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -13,6 +14,18 @@ PYTHON = """#!/bin/sh
 printf '%s\\n' "$0" "$PYTHONPATH"
 printf '<%s>' "$@"
 """
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+  """Programs can be interrupted, even from a suite that runs behind a shell.
+
+  A job in the background of a script ignores SIGINT, and so does all that it
+  starts.
+  """
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from diffmem import processes, store, workdir
 from diffmem.processes import meeting
 from diffmem.processes import member as module
 from diffmem.processes.member import Member
-from diffmem.sample import pipelines
+from diffmem.sample import pipeline_blocks
 
 
 class _Threads(threading.local):
@@ -193,7 +193,9 @@ def test_a_pipeline_draws_in_all_processes(spread, tmp_path):
 
   flagged = spread(
     2,
-    lambda i: pipelines.fill(tmp_path, make, n=11, batch=2, progress=False),
+    lambda i: pipeline_blocks.fill(
+      tmp_path, make, n=11, batch=2, progress=False
+    ),
   )
   assert sorted(i for ids in made for i in ids) == [*range(11)]
   images = store.open(tmp_path / "images")

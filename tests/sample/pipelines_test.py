@@ -10,7 +10,7 @@ import pytest
 import diffmem
 from diffmem import store, workdir
 from diffmem.denoiser import pipeline_files
-from diffmem.sample import pipelines, run
+from diffmem.sample import pipeline_blocks, pipelines, run
 
 SECTION = dict(
   pipeline=None,
@@ -152,7 +152,9 @@ def test_flags_survive_a_stop(folder, tmp_path):
   given = pipelines.Settings(**SECTION | dict(pipeline="x"))
   pipe = Fake()
   make = pipelines.generator(pipe, given, None, 0)
-  whole = pipelines.fill(tmp_path / "a", make, n=10, batch=4, progress=False)
+  whole = pipeline_blocks.fill(
+    tmp_path / "a", make, n=10, batch=4, progress=False
+  )
   odd = [pipelines.seed_of(0, i) % 2 == 1 for i in range(10)]
   assert whole.tolist() == odd
   assert pipe.calls == [4, 4, 2]
@@ -163,8 +165,10 @@ def test_flags_survive_a_stop(folder, tmp_path):
     return make(ids)
 
   with pytest.raises(KeyboardInterrupt):
-    pipelines.fill(tmp_path / "b", stops, n=10, batch=4, progress=False)
-  again = pipelines.fill(tmp_path / "b", make, n=10, batch=4, progress=False)
+    pipeline_blocks.fill(tmp_path / "b", stops, n=10, batch=4, progress=False)
+  again = pipeline_blocks.fill(
+    tmp_path / "b", make, n=10, batch=4, progress=False
+  )
   assert again.tolist() == odd
   assert pipe.calls == [4, 4, 2, 4, 4, 2]
   images = [store.open(tmp_path / x / "images")[:] for x in "ab"]
