@@ -31,6 +31,8 @@ import time
 
 KINDS = {"1 device": (1, 1), "8 devices": (1, 8), "4 x 2 devices": (4, 2)}
 SHAPE = (8, 8, 1)
+CHUNK = 64
+LEAST = 4 * 8 * CHUNK
 
 
 class Worker:
@@ -98,13 +100,17 @@ def work(flags: argparse.Namespace) -> None:
   references = draw.integers(0, 256, (20_000, 32, 32, 3), np.uint8)
 
   def sampling(folder, n):
-    images = store.create(folder, shape=(n, *SHAPE), dtype=np.uint8, chunk=64)
+    images = store.create(
+      folder, shape=(n, *SHAPE), dtype=np.uint8, chunk=CHUNK
+    )
     key = keys.stream(keys.root(0), "sample")
     bank.fill(images, generate, denoiser.params, key, progress=False)
 
   def distances(folder, n):
     queries = draw.integers(0, 256, (n, 32, 32, 3), np.uint8)
-    search.search(folder, queries, references, k=10, block=64, progress=False)
+    search.search(
+      folder, queries, references, k=10, block=CHUNK, progress=False
+    )
 
   jobs = {"sampling": sampling, "distances": distances}
   for line in sys.stdin:
@@ -128,6 +134,11 @@ def main() -> None:
   if flags.worker is not None:
     work(flags)
     return
+  if min(flags.images, flags.queries) < LEAST:
+    parser.error(
+      f"--images and --queries take {LEAST} or more: a quarter of "
+      "the work must keep eight devices busy"
+    )
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as end:
     pathlib.Path(folder).mkdir(exist_ok=True)
     workers = {name: Worker(name, folder) for name in KINDS}
