@@ -7,11 +7,11 @@
 #     STAGE --config=FILE.py[:args] --workdir=DIR ...
 #
 # Each process writes DIR/process-I.log (DIR is WORKDIR/logs, where nothing else
-# is said), and process 0 the terminal too. When one fails the others are
-# stopped, it is named with the end of its log, and its exit status is that of
-# this command. The same command goes on from there. Processes meet at
-# localhost:PORT, by default a free one. --dry-run prints the commands and runs
-# nothing.
+# is said), and process 0 the terminal too. When one fails it is named with the
+# end of its log; the others do what they can without it, and then stop too. The
+# exit status is that of the first that failed. The same command goes on from
+# there. Processes meet at localhost:PORT, by default a free one. --dry-run
+# prints the commands and runs nothing.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=options.bash
 source "$(dirname "${BASH_SOURCE[0]}")/options.bash"
@@ -109,6 +109,7 @@ echo "$me: $processes processes, logs in $logs" >&2
 
 exec 4>&2 2>/dev/null # bash tells of killed jobs in its own way
 left=$processes
+failed=0
 while ((left)); do
   sleep 0.2
   for ((i = 0; i < processes; i++)); do
@@ -120,13 +121,13 @@ while ((left)); do
     wait "$pid" || status=$?
     pids[i]=ended
     left=$((left - 1))
-    if ((status)); then
-      stop TERM
+    if ((status && !failed)); then
+      failed=$status
       log=$logs/process-$i.log
-      echo "$me: process $i of $processes ended with status $status and the" \
-        "others were stopped; the end of $log:" >&4
+      echo "$me: process $i of $processes ended with status $status; the" \
+        "others do what they can without it. The end of $log:" >&4
       tail -c +$((sizes[i] + 1)) "$log" | tail -n 5 >&4
-      exit "$status"
     fi
   done
 done
+exit "$failed"
