@@ -11,7 +11,8 @@ Pairs are trained apart, on other halves; they share the pool, so that Student's
 interval of their mean is that of such models on these images, not of other
 images. The scale of each method is chosen for a pair by the mean over the other
 pairs, so that no scale is chosen on models on which it is reported; unguided
-sampling has none to choose. Beside it, values at every scale.
+sampling has none to choose. A single pair takes the scale in the middle. Beside
+it, values at every scale.
 """
 
 from collections.abc import Callable
@@ -173,7 +174,7 @@ def choose(
   """Of each pair, the row with the largest mean over the other pairs."""
   pairs = values.shape[1]
   if pairs == 1:
-    return np.zeros(1, np.int64)  # nobody to choose it on: the first
+    return np.array([len(values) // 2])  # nobody to choose it on
   others = (values.sum(axis=1, keepdims=True) - values) / (pairs - 1)
   return np.argmax(others, axis=0)
 

@@ -146,7 +146,7 @@ def test_the_scale_of_a_pair_is_chosen_on_the_others():
   """Row 1 is best by pair 2 alone, which therefore does not choose it."""
   values = np.array([[1.0, 1.0, 0.0], [0.9, 0.9, 9.0]])
   np.testing.assert_array_equal(side_pairs.choose(values), [1, 1, 0])
-  np.testing.assert_array_equal(side_pairs.choose(values[:, :1]), [0])
+  np.testing.assert_array_equal(side_pairs.choose(values[:, :1]), [1])
 
 
 def test_student_s_interval():
