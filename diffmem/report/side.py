@@ -229,7 +229,7 @@ def _pair_rows(arms: dict) -> list[dict[str, str]]:
       {
         "name": NAMES[arm],
         "own": words.share(chosen["own"]["mean"]),
-        "own_interval": words.interval(chosen["own"]["interval"]),
+        "own_interval": words.interval(_floor(chosen["own"]["interval"])),
         "other": words.share(chosen["other"]["mean"]),
         "other_interval": words.interval(_floor(chosen["other"]["interval"])),
         "gain": _points(gain["unguided"]) if "unguided" in gain else "",
