@@ -65,6 +65,7 @@ if $dry_run; then
 fi
 
 # stop SIGNAL: to all that run; after ten seconds they are killed.
+# shellcheck disable=SC2329  # the traps call it
 stop() {
   local i pid
   for pid in "${pids[@]}"; do
