@@ -26,6 +26,7 @@ _MODULES = frozenset(
     "membership",
     "mesh",
     "models",
+    "quality",
     "report",
     "sample",
     "stats",

@@ -13,6 +13,7 @@ from diffmem.stats.curves import (
   summary,
   tpr_at,
 )
+from diffmem.stats.jackknife import Estimate, jackknife
 from diffmem.stats.pooled import pooled
 from diffmem.stats.pooled import rate as pooled_rate
 from diffmem.stats.rates import (
@@ -23,12 +24,14 @@ from diffmem.stats.rates import (
 
 __all__ = [
   "Calibration",
+  "Estimate",
   "auc",
   "best_accuracy",
   "calibrate",
   "clopper_pearson",
   "hypergeometric_tail",
   "interval",
+  "jackknife",
   "pooled",
   "pooled_rate",
   "rarefaction",
