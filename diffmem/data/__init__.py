@@ -4,6 +4,7 @@
 from diffmem.data.batches import Batches
 from diffmem.data.captions import Captions
 from diffmem.data.dataset import Dataset
+from diffmem.data.poisson import PoissonBatches
 from diffmem.data.prepared import prepare, prepare_given, read
 from diffmem.data.sources import load
 from diffmem.data.splits import SETS, Split, split
@@ -13,6 +14,7 @@ __all__ = [
   "Batches",
   "Captions",
   "Dataset",
+  "PoissonBatches",
   "Split",
   "load",
   "prepare",

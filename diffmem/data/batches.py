@@ -11,7 +11,8 @@ import functools
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from diffmem.data.streams import coins, permutation
+from diffmem.data import augment
+from diffmem.data.streams import permutation
 
 
 class Batches:
@@ -26,6 +27,7 @@ class Batches:
     batch: int,
     seed: int,
     flip: bool,
+    shift: int = 0,
   ):
     """Prepares; nothing is copied.
 
@@ -35,26 +37,19 @@ class Batches:
       rows: positions in `images`, one that stands several times is seen as
         often in each epoch.
       batch: how many images a step takes; more than there are rows is fine.
-      seed: of the order and the flips.
+      seed: of the order, the flips and the moves.
       flip: whether to mirror each image left to right with probability 1/2.
+      shift: pixels that each image is moved by at most; see `augment`.
     """
-    if batch < 1:
-      raise ValueError(f"batch={batch}: expected 1 or more")
-    if not len(rows):
-      raise ValueError("no rows to train on: the split has no members")
-    if rows.min() < 0 or rows.max() >= len(images):
-      raise ValueError(
-        f"rows reach {rows.min()} to {rows.max()}, but there are "
-        f"{len(images)} images"
-      )
-    if labels is not None and len(labels) != len(images):
-      raise ValueError(f"{len(labels)} labels for {len(images)} images")
+    check(images, labels, rows, batch)
+    augment.check(images.shape[1:], shift)
     self.images = images
     self.labels = labels
     self.rows = rows
     self.batch = batch
     self.seed = seed
     self.flip = flip
+    self.shift = shift
     self._epoch = functools.lru_cache(maxsize=2)(self._permuted)
 
   def at(self, step: int) -> dict[str, np.ndarray]:
@@ -67,10 +62,15 @@ class Batches:
     if step < 0:
       raise ValueError(f"step={step}: expected 0 or more")
     row = self._take(step * self.batch)
-    image = self.images[row]
-    if self.flip:
-      flipped = coins(self.batch, self.seed, "flip", step).astype(bool)
-      image[flipped] = image[flipped, :, ::-1]
+    image = augment.augment(
+      self.images[row],
+      flip=self.flip,
+      shift=self.shift,
+      seed=self.seed,
+      step=step,
+      slots=np.arange(self.batch),
+      count=self.batch,
+    )
     found = {"image": image, "row": row}
     if self.labels is not None:
       found["label"] = self.labels[row].astype(np.int32)
@@ -88,3 +88,23 @@ class Batches:
 
   def _permuted(self, epoch: int) -> Int[np.ndarray, " rows"]:
     return self.rows[permutation(len(self.rows), self.seed, "epoch", epoch)]
+
+
+def check(
+  images: UInt8[np.ndarray, "m h w c"],
+  labels: Int[np.ndarray, " m"] | None,
+  rows: Int[np.ndarray, " rows"],
+  batch: int,
+) -> None:
+  """ValueError unless batches of these rows can be drawn."""
+  if batch < 1:
+    raise ValueError(f"batch={batch}: expected 1 or more")
+  if not len(rows):
+    raise ValueError("no rows to train on: the split has no members")
+  if rows.min() < 0 or rows.max() >= len(images):
+    raise ValueError(
+      f"rows reach {rows.min()} to {rows.max()}, but there are "
+      f"{len(images)} images"
+    )
+  if labels is not None and len(labels) != len(images):
+    raise ValueError(f"{len(labels)} labels for {len(images)} images")

@@ -203,6 +203,7 @@ def _train(stage, config, program, training, split, preview, progress) -> Any:
     batch=train["batch"],
     seed=seed,
     flip=train["flip"],
+    shift=train.get("shift", 0),
   )
   labelled = program.model.num_classes is not None
   needed = ("image", "label") if labelled else ("image",)
