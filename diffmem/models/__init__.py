@@ -22,7 +22,6 @@ evaluates.
 """
 
 import dataclasses
-import difflib
 import inspect
 import math
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from flax import nnx
 
 from diffmem.arrays import AnyArray, Float, Int, Key
 from diffmem.models import imagen, layers, mlp, presets, unet
+from diffmem.models.choices import choose
 
 __all__ = ["MODELS", "Model", "count", "create", "presets"]
 
@@ -85,13 +85,13 @@ def create(
   Raises ValueError for an unknown name, knob or dtype, and for a shape or
   knobs that do not fit together.
   """
-  _choose("model", name, MODELS)
-  _choose("dtype", dtype, DTYPES)
+  choose("model", name, MODELS)
+  choose("dtype", dtype, DTYPES)
   network = MODELS[name]
   parameters = inspect.signature(network.__init__).parameters.values()
   options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
   for knob in knobs:
-    _choose(f"knob of {name}", knob, options)
+    choose(f"knob of {name}", knob, options)
   shape = (int(shape[0]), int(shape[1]), int(shape[2]))
   outputs = shape[2] * (2 if learned_variance else 1)
 
@@ -135,16 +135,6 @@ def create(
 def count(params: Any) -> int:
   """Parameters in a tree of arrays or of their shapes."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-
-
-def _choose(what: str, value: str, options) -> None:
-  if value in options:
-    return
-  near = difflib.get_close_matches(str(value), options, n=1)
-  hint = f"; did you mean {near[0]!r}?" if near else ""
-  raise ValueError(
-    f"unknown {what} {value!r}; expected one of {sorted(options)}{hint}"
-  )
 
 
 def _check_inputs(model: Model, x, cond) -> None:

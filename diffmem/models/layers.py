@@ -24,6 +24,7 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -75,6 +76,13 @@ class Draws:
       return jnp.zeros(shape, jnp.float32)
     values = self.values[start : self.used].reshape(shape)
     return values * math.sqrt(3.0 * variance)
+
+  def normal(self, shape: tuple[int, ...], std: float) -> Float[Array, "..."]:
+    """Normal values of mean zero, by the inverse of the distribution."""
+    u = self.uniform(shape, 1.0 / 3.0)  # in [-1, 1), where -1 would be -inf
+    open_end = float(np.nextafter(np.float32(-1.0), np.float32(0.0)))
+    u = jnp.maximum(u, open_end)
+    return std * math.sqrt(2.0) * jax.scipy.special.erfinv(u)
 
   def kernel(self, shape: tuple[int, ...], zero: bool) -> Float[Array, "..."]:
     """Zero, or of variance 2 / (fan in + fan out); shape ends in (in, out)."""
