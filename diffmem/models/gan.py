@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from diffmem.arrays import AnyArray, Float, Int, Key
-from diffmem.models import layers, residual_gan, stylegan2
+from diffmem.models import e2gan, layers, residual_gan, stylegan2
 from diffmem.models.choices import choose
 from diffmem.models.gan_layers import Stat
 
@@ -41,6 +41,7 @@ __all__ = ["FAMILIES", "GAN", "Network", "create"]
 FAMILIES = {
   "stylegan2": (stylegan2.Generator, stylegan2.Discriminator),
   "biggan": (residual_gan.Generator, residual_gan.Discriminator),
+  "e2gan": (e2gan.Generator, e2gan.Discriminator),
   "resnet": (residual_gan.ResNetGenerator, residual_gan.ResNetDiscriminator),
 }
 

@@ -5,7 +5,8 @@
 
 Sizes are those that the authors trained on CIFAR-10, from the papers and the
 settings in their repositories: Karras et al. 2020, arXiv:2006.06676 (`cifar`);
-Zhao et al. 2020, arXiv:2006.10738, BigGAN with DiffAugment; Sinha et al. 2021,
+Zhao et al. 2020, arXiv:2006.10738, BigGAN with DiffAugment; Tian et al. 2020,
+arXiv:2007.09180, E2GAN; Sinha et al. 2021,
 arXiv:2102.05113, NDA, BigGAN without classes; Terjek 2020, arXiv:1907.05681,
 WGAN-ALP, the ResNet of Gulrajani et al. 2017. Numbers of parameters are of the
 generator and of the discriminator, at 32x32x3.
@@ -14,6 +15,8 @@ The `_small` ones are for 8x8 to 32x32 grey images on CPUs.
 """
 
 from typing import Any
+
+from diffmem.models import e2gan
 
 
 def stylegan_ada_cifar10(**over: Any) -> dict[str, Any]:
@@ -62,6 +65,25 @@ def diffbiggan_cifar10(**over: Any) -> dict[str, Any]:
 def diffbiggan_small(**over: Any) -> dict[str, Any]:
   """The same at 32 channels."""
   return diffbiggan_cifar10(latent=32, width=32, discriminator_width=32) | over
+
+
+def e2gan_cifar10(**over: Any) -> dict[str, Any]:
+  """E2GAN's searched generator: 4,867,331 and 1,053,824 parameters."""
+  return (
+    dict(
+      family="e2gan",
+      latent=128,
+      width=256,
+      cells=e2gan.PUBLISHED,
+      discriminator_width=128,
+    )
+    | over
+  )
+
+
+def e2gan_small(**over: Any) -> dict[str, Any]:
+  """The same cells at 32 channels."""
+  return e2gan_cifar10(latent=32, width=32, discriminator_width=32) | over
 
 
 def nda_cifar10(**over: Any) -> dict[str, Any]:

@@ -70,9 +70,21 @@ def test_residual_presets_have_the_published_sizes(preset, c, classes, sizes):
   assert (count(model.generator), count(model.discriminator)) == sizes
 
 
+def test_e2gan_cifar10_has_the_published_size():
+  cell = 2 * (conv(256, 256) + 2 * 256) + conv(256, 256, 1)
+  deconv = 4 * 256 * 256 + 256
+  generator = dense(128, 16 * 256) + 3 * cell + 2 * deconv
+  generator += conv(256, 256, 1) + 2 * 256 + conv(256, 3)
+  assert generator == 4_867_331
+  model = gan.create(shape=(32, 32, 3), **gan_presets.e2gan_cifar10())
+  assert count(model.generator) == generator
+  # That of the residual network, without the bias of the logit.
+  assert count(model.discriminator) == residual(128, None)[1] - 1 == 1_053_824
+
+
 @pytest.mark.parametrize("size", [8, 28])
 def test_small_presets_make_images_of_the_shape_asked_for(size):
-  for name in ("stylegan_ada", "diffbiggan", "nda", "wgan_alp"):
+  for name in ("stylegan_ada", "diffbiggan", "e2gan", "nda", "wgan_alp"):
     knobs = getattr(gan_presets, f"{name}_small")()
     published = getattr(gan_presets, f"{name}_cifar10")()
     assert knobs.keys() == published.keys()
@@ -172,6 +184,8 @@ def test_evaluation_sees_each_sample_alone_and_leaves_the_state(trained):
     (dict(width=0), "width=0; expected 1 channel"),
     (dict(hierarchical=True, latent=7), "latent=7 .* 2 chunks"),
     (dict(hierarchical=True, num_classes=3), "shared=None; expected the len"),
+    (dict(family="e2gan", cells=("post batch",)), "unknown up of the cell 'po"),
+    (dict(family="e2gan", cells=("post batch nearest skip0",)), "'skip0'"),
     (dict(family="stylegan2", architecture="skip"), "'skip'; .* resnet, orig"),
     (dict(family="stylegan2", channel_base=4), "channel_base=4.* no channel"),
     (dict(family="stylegan2", mapping=0), "mapping=0; expected 1 layer"),
