@@ -109,14 +109,16 @@ def create(
     out_shardings=(whole, whole),
     donate_argnums=0,
   )
-  return jitted if processes.count() == 1 else _in_step(jitted)
+  return in_step(jitted)
 
 
-def _in_step(jitted: Any) -> Callable:
+def in_step(jitted: Any) -> Callable:
   """The same, whose first run begins in all processes at the same time.
 
   Compilers are not equally fast, and collectives wait half a minute at most.
   """
+  if processes.count() == 1:
+    return jitted
   compiled: Any = None
 
   def call(*args: Any) -> Any:
