@@ -50,6 +50,7 @@ setuptools.setup(
   },
   install_requires=[
     "absl-py",
+    "dp-accounting>=0.6,<0.7",
     "etils[epath]",
     "flax>=0.12.8,<0.13",
     "importlib_resources",  # tensorflow-datasets needs it, undeclared

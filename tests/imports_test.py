@@ -168,6 +168,7 @@ def test_dependencies_are_what_is_imported(root, setup_arguments):
   distributions = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "dp_accounting": "dp-accounting",
     "fsspec": "etils",  # brings it
     "google": "etils",  # its [epath-gcs] does
     "jax_privacy": "jax-privacy",

@@ -27,7 +27,7 @@ def loop(
   *,
   state: dict[str, Any],
   step_fn: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
-  batch_at: Callable[[int], dict[str, np.ndarray]],
+  batch_at: Callable[[int], Any],
   steps: int,
   checkpointer: checkpoint.Checkpointer,
   metrics: os.PathLike,
@@ -44,7 +44,7 @@ def loop(
   Args:
     state: a fresh state, placed on its devices; donated.
     step_fn: (state, batch) -> (state, metrics of the step).
-    batch_at: step -> batch, host arrays with the batch axis first.
+    batch_at: step -> batch, a tree of host arrays with the batch axis first.
     steps: the step to stop at.
     checkpointer: where states are kept.
     metrics: the JSON lines file.
@@ -139,8 +139,9 @@ class _Metrics:
     now = time.monotonic()
     images = sum(int(v["images"]) for v in values)
     line: dict[str, int | float] = {"step": step}
-    for key in ("loss", "grad_norm"):
-      line[key] = float(np.mean([v[key] for v in values]))
+    for key in ("loss", "grad_norm", "clipped"):
+      if key in values[0]:
+        line[key] = float(np.mean([v[key] for v in values]))
     line["lr"] = float(values[-1]["lr"])
     line["images_per_second"] = round(images / max(now - self._last, 1e-9), 1)
     line["seconds"] = round(self._seconds + now - self._start, 3)

@@ -19,7 +19,16 @@ from diffmem import checkpoint, keys, mesh, processes, workdir
 from diffmem.data import canaries, streams
 from diffmem.denoiser import trained
 from diffmem.diffusion import schedules
-from diffmem.train import examples, loop, stages, state, step, tensorboard
+from diffmem.train import (
+  examples,
+  loop,
+  privacy,
+  private_step,
+  stages,
+  state,
+  step,
+  tensorboard,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +44,8 @@ class Program:
     model: the network.
     tx: the optimiser.
     init: key -> a fresh state on its devices.
-    step: (state, batch, key) -> (state, metrics).
+    step: (state, batch, key) -> (state, metrics); of DP-SGD it also takes the
+      noise multiplier, see `private_step`.
   """
 
   model: diffmem.models.Model
@@ -65,17 +75,27 @@ def program(
     decay=train["decay"],
   )
   tx = state.optimizer(rate, clip=train["clip"])
-  step_fn = step.create(
-    model,
-    schedules.create(**diffusion["schedule"]),
-    tx,
-    rate,
+  schedule = schedules.create(**diffusion["schedule"])
+  options: dict[str, Any] = dict(
     prediction=diffusion["prediction"],
     loss=diffusion["loss"],
-    ema=train["ema"],
     label_dropout=train["label_dropout"],
     levels=augmentation,
   )
+  if train.get("privacy") is None:
+    step_fn = step.create(
+      model, schedule, tx, rate, ema=train["ema"], **options
+    )
+  else:
+    step_fn = private_step.create(
+      model,
+      step.denoising(model, schedule, **options),
+      tx,
+      rate,
+      ema=train["ema"],
+      batch=train["batch"],
+      clip=train["privacy"]["clip"],
+    )
   init = jax.jit(
     functools.partial(state.init, model.init, tx),
     out_shardings=mesh.replicated(mesh.data_mesh()),
@@ -133,6 +153,7 @@ def run(
   )
   if texts is not None:
     inputs["captions"] = texts.digest
+  private = privacy.plan(part.train, canaries.trained_on(split))
   # Four trees of float32 a checkpoint: weights, EMA, two moments; two are
   # kept while a third is written.
   size = diffmem.models.count(
@@ -155,8 +176,13 @@ def run(
         stage.folder / "previews",
         **examples.pictured(shared.model, training, part.train),
       )
-    ema = _train(stage, config, shared, training, split, draw, progress)
+    ema = _train(
+      stage, config, shared, training, split, private, draw, progress
+    )
     stage.record("weights", digest(ema))
+    if private is not None:
+      copies = np.bincount(training.rows)
+      stage.record("privacy", private.record(copies[copies > 0].tolist()))
     stage.record("images", canaries.trained_on(split))
 
 
@@ -185,7 +211,9 @@ def digest(params: Any) -> str:
   return found.hexdigest()
 
 
-def _train(stage, config, program, training, split, preview, progress) -> Any:
+def _train(
+  stage, config, program, training, split, private, preview, progress
+) -> Any:
   train, seed = config["train"], config["seed"]
   root = keys.root(seed)
   for name, number in (
@@ -196,27 +224,12 @@ def _train(stage, config, program, training, split, preview, progress) -> Any:
       root = keys.stream(root, name, number)
       seed = streams.derived(seed, name, number)
   root = mesh.replicate(keys.stream(root, "train"), mesh.data_mesh())
-  batches = diffmem.data.Batches(
-    training.dataset.images,
-    training.dataset.labels,
-    training.rows,
-    batch=train["batch"],
-    seed=seed,
-    flip=train["flip"],
-    shift=train.get("shift", 0),
-  )
-  labelled = program.model.num_classes is not None
-  needed = ("image", "label") if labelled else ("image",)
-
-  def batch_at(i: int) -> dict[str, np.ndarray]:
-    batch = batches.at(i)
-    found = {key: batch[key] for key in needed}
-    return found | training.beside(batch["row"])
-
+  batch_at = _batches(program.model, training, train, seed)
+  noise = () if private is None else (private.noise_multiplier,)
   with checkpoint.Checkpointer(stage.folder / "checkpoints") as checkpointer:
     last = loop.loop(
       state=program.init(keys.stream(root, "init")),
-      step_fn=lambda state, batch: program.step(state, batch, root),
+      step_fn=lambda state, batch: program.step(state, batch, root, *noise),
       batch_at=batch_at,
       steps=train["steps"],
       checkpointer=checkpointer,
@@ -234,6 +247,41 @@ def _train(stage, config, program, training, split, preview, progress) -> Any:
   return jax.device_get(last["ema"])
 
 
+def _batches(
+  model: diffmem.models.Model,
+  training: examples.Examples,
+  train: dict,
+  seed: int,
+) -> Callable[[int], Any]:
+  """Step -> its batch, as the step takes it: whole, or in micro-batches."""
+  private = train.get("privacy")
+  options: dict[str, Any] = dict(
+    batch=train["batch"],
+    seed=seed,
+    flip=train["flip"],
+    shift=train.get("shift", 0),
+  )
+  images, labels = training.dataset.images, training.dataset.labels
+  needed = {"image"} | ({"label"} if model.num_classes is not None else set())
+
+  def chosen(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    found = {key: x for key, x in batch.items() if key in needed}
+    return found | training.beside(batch["row"])
+
+  if private is None:
+    batches = diffmem.data.Batches(images, labels, training.rows, **options)
+    return lambda i: chosen(batches.at(i))
+  needed |= {"slot", "real"}
+  poisson = diffmem.data.PoissonBatches(
+    images,
+    labels,
+    training.rows,
+    microbatch=private["microbatch"],
+    **options,
+  )
+  return lambda i: [chosen(part) for part in poisson.at(i)]
+
+
 def _check(train: dict) -> None:
   for key in ("steps", "log_every", "checkpoint_every", "preview_every"):
     if train[key] < 1:
@@ -241,11 +289,16 @@ def _check(train: dict) -> None:
   if not 0 <= train["ema"] < 1:
     raise ValueError(f"train.ema={train['ema']} must lie in [0, 1)")
   devices = jax.device_count()
-  if train["batch"] < 1 or train["batch"] % devices:
-    raise ValueError(
-      f"train.batch={train['batch']} does not divide over {devices} devices; "
-      f"use a multiple of {devices}"
-    )
+  placed = {"batch": train["batch"]}  # how many examples at a time
+  if train.get("privacy") is not None:
+    privacy.check(train["privacy"])
+    placed = {"privacy.microbatch": train["privacy"]["microbatch"]}
+  for key, size in placed.items():
+    if size < 1 or size % devices:
+      raise ValueError(
+        f"train.{key}={size} does not divide over {devices} devices; use a "
+        f"multiple of {devices}"
+      )
 
 
 def _check_labels(model: diffmem.models.Model, dataset) -> None:

@@ -8,6 +8,7 @@ It is jitted once and called once a step: convolution gradients inside a loop
 of XLA's CPU backend are far slower.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -24,36 +25,53 @@ from diffmem.train import conditions
 from diffmem.train import state as states
 
 
-def create(
+@dataclasses.dataclass(frozen=True)
+class Losses:
+  """What is drawn for a batch, and the losses of it.
+
+  Attributes:
+    draw: (batch, key) -> (x0, t, eps, cond), all with the batch axis.
+    of: (params, x0, t, eps, cond, key of dropout) -> losses [b].
+  """
+
+  draw: Callable
+  of: Callable
+
+
+def denoising(
   model: Model,
   schedule: Schedule,
-  tx: optax.GradientTransformation,
-  rate: optax.Schedule,
   *,
   prediction: str,
   loss: str,
-  ema: float,
   label_dropout: float = 0.0,
   levels: tuple[int, int] | None = None,
-) -> Callable[[Any, dict, Any], tuple[Any, dict[str, jax.Array]]]:
-  """The jitted step: (state, batch, key) -> (state, metrics).
-
-  The state is donated. The key is the root of all noise in one training: an
-  argument, so that many trainings share one compiled program.
+) -> Losses:
+  """The losses of a denoising network.
 
   Args:
-    model: the network.
-    schedule: of the noise.
-    tx: the optimiser; rate: its learning rate by step, for the metrics.
+    model: the network; schedule: of the noise.
     prediction: "eps", "x0" or "v"; loss: "mse" or "hybrid".
-    ema: the decay of the average.
     label_dropout: share of labels or captions replaced by none, which
       classifier-free guidance needs (Ho & Salimans 2022).
     levels: of noise on the image that super-resolution starts from, first
       and last (excluded); None where the network enlarges none.
   """
 
-  def mean_loss(params, x0, t, eps, cond, dropout):
+  def draw(batch: dict[str, Any], key: Key[jax.Array, ""]):
+    x0, t, eps = _draw(batch["image"], key, schedule.steps)
+    cond = conditions.draw(
+      model,
+      batch,
+      x0,
+      key,
+      dropout=label_dropout,
+      schedule=schedule,
+      levels=levels,
+    )
+    return x0, t, eps, cond
+
+  def of(params, x0, t, eps, cond, dropout):
     def network(x_t, t, cond):
       return model.apply(params, x_t, t, cond, key=dropout)
 
@@ -66,24 +84,42 @@ def create(
       schedule=schedule,
       prediction=prediction,
       loss=loss,
-    ).mean()
+    )
+
+  return Losses(draw, of)
+
+
+def create(
+  model: Model,
+  schedule: Schedule,
+  tx: optax.GradientTransformation,
+  rate: optax.Schedule,
+  *,
+  ema: float,
+  **options: Any,
+) -> Callable[[Any, dict, Any], tuple[Any, dict[str, jax.Array]]]:
+  """The jitted step: (state, batch, key) -> (state, metrics).
+
+  The state is donated. The key is the root of all noise in one training: an
+  argument, so that many trainings share one compiled program.
+
+  Args:
+    model, schedule, options: see `denoising`.
+    tx: the optimiser; rate: its learning rate by step, for the metrics.
+    ema: the decay of the average.
+  """
+  each = denoising(model, schedule, **options)
+
+  def mean_loss(params, *drawn):
+    return each.of(params, *drawn).mean()
 
   def step(
     state: Any, batch: dict[str, Any], key: Key[jax.Array, ""]
   ) -> tuple[Any, dict]:
     now = keys.stream(key, "step", state["step"])
-    x0, t, eps = _draw(batch["image"], now, schedule.steps)
-    cond = conditions.draw(
-      model,
-      batch,
-      x0,
-      now,
-      dropout=label_dropout,
-      schedule=schedule,
-      levels=levels,
-    )
+    drawn = each.draw(batch, now)
     value, grads = jax.value_and_grad(mean_loss)(
-      state["params"], x0, t, eps, cond, keys.stream(now, "dropout")
+      state["params"], *drawn, keys.stream(now, "dropout")
     )
     updates, opt = tx.update(grads, state["opt"], state["params"])
     params = optax.apply_updates(state["params"], updates)
@@ -91,7 +127,7 @@ def create(
       "loss": value,
       "grad_norm": optax.tree.norm(grads),
       "lr": rate(state["step"]),
-      "images": jnp.asarray(len(x0)),
+      "images": jnp.asarray(len(batch["image"])),
     }
     new = {
       "step": state["step"] + 1,
@@ -112,7 +148,7 @@ def create(
   return in_step(jitted)
 
 
-def in_step(jitted: Any) -> Callable:
+def in_step(jitted: Any, name: str = "step") -> Callable:
   """The same, whose first run begins in all processes at the same time.
 
   Compilers are not equally fast, and collectives wait half a minute at most.
@@ -125,7 +161,7 @@ def in_step(jitted: Any) -> Callable:
     nonlocal compiled
     if compiled is None:
       compiled = jitted.lower(*args).compile()
-      processes.meet_at("step compiled")
+      processes.meet_at(f"{name} compiled")
     return compiled(*args)
 
   return call
