@@ -45,7 +45,7 @@ def _parts(microbatch, at=0):
 
 
 def _total(network, parts):
-  model, each, add = network
+  model, _, add = network
   params = model.init(keys.root(0))
   total = private_step.nothing(params)
   for part in parts:
