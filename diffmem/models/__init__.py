@@ -101,6 +101,7 @@ def create(
   counted = layers.Draws()
   graph, _ = nnx.split(nnx.eval_shape(lambda: build(counted)))
 
+  @jax.jit  # one program, not one for each shape of a kernel
   def init(key: Key[jax.Array, ""]) -> dict[str, Any]:
     values = jax.random.uniform(key, (counted.used,), jnp.float32, -1.0, 1.0)
     return nnx.to_pure_dict(nnx.state(build(layers.Draws(values)), nnx.Param))

@@ -123,6 +123,7 @@ def _network(
   counted = layers.Draws()
   graph, *_ = nnx.split(nnx.eval_shape(lambda: build(counted)), nnx.Param, Stat)
 
+  @jax.jit
   def init(key: Key[jax.Array, ""]) -> dict[str, Any]:
     values = jax.random.uniform(key, (counted.used,), jnp.float32, -1.0, 1.0)
     built = build(layers.Draws(values))

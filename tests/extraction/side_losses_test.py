@@ -14,7 +14,7 @@ SCHEDULE = schedules.linear(100)
 NETWORKS = {
   "unet": (
     dict(
-      width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=1, groups=4
+      width=8, multipliers=(1,), blocks=1, attention=(4,), heads=1, groups=4
     ),
     ("attention", "convolution"),
   ),
@@ -90,9 +90,8 @@ def test_adapters_start_as_the_model_and_learn_the_class(name, batch):
   )  # no branch is nothing
   conditional = models.create(name, shape=SHAPE, num_classes=3, **knobs)
   apply = side_losses.adapted(conditional, alpha=2.0, learned_variance=False)
-  trained = side_losses.adapters(conditional, frozen, rank=2, kinds=kinds)(
-    jax.random.key(1)
-  )
+  made = side_losses.adapters(conditional, frozen, rank=2, kinds=kinds)
+  trained = jax.jit(made)(jax.random.key(1))
   x = jnp.asarray(np.random.default_rng(1).normal(size=(5, *SHAPE)))
   t = jnp.arange(5) * 20
   weights = {"frozen": frozen, "trained": trained}

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +19,18 @@ def params():
   return model.init(jax.random.key(0))
 
 
+def init(params, rank, *kinds):
+  """The adapters, in one program."""
+  made = functools.partial(lora.init, rank=rank, kinds=kinds)
+  return jax.jit(made)(params, jax.random.key(1))
+
+
+def shapes(params, rank, *kinds):
+  return jax.eval_shape(functools.partial(init, params, rank, *kinds))
+
+
 def test_adapters_start_as_nothing(params):
-  found = lora.init(params, jax.random.key(1), rank=2, kinds=lora.KINDS)
-  merged = lora.merge(params, found)
+  merged = jax.jit(lora.merge)(params, init(params, 2, *lora.KINDS))
   jax.tree.map(np.testing.assert_array_equal, merged, params)
 
 
@@ -27,7 +38,8 @@ def test_a_merged_convolution_is_two_convolutions(params):
   """W + A B applied at once equals W, and A followed by B, beside it."""
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(2, 4, 4, 1)), jnp.float32)
-  found = lora.init(params, jax.random.key(1), rank=3, kinds=("convolution",))
+  params = {"stem": params["stem"]}
+  found = init(params, 3, "convolution")
   b = jnp.asarray(rng.normal(size=(3, 8)), jnp.float32)
   found["stem/kernel"]["b"] = b
   merged = lora.merge(params, found, alpha=6.0)["stem"]["kernel"]
@@ -46,8 +58,7 @@ def test_a_merged_convolution_is_two_convolutions(params):
 
 def test_kinds_part_the_kernels(params):
   names = {
-    kind: set(lora.init(params, jax.random.key(0), rank=1, kinds=(kind,)))
-    for kind in ("attention", "convolution")
+    kind: set(shapes(params, 1, kind)) for kind in ("attention", "convolution")
   }
   assert names["attention"]
   assert all(
@@ -61,7 +72,7 @@ def test_kinds_part_the_kernels(params):
 
 def test_few_numbers_are_trained(params):
   """Four attentions of 16 channels: r rows of A and columns of B each."""
-  found = lora.init(params, jax.random.key(0), rank=2, kinds=("attention",))
+  found = shapes(params, 2, "attention")
   assert models.count(found) == 4 * 2 * ((16 + 48) + (16 + 16))
 
 
