@@ -27,6 +27,7 @@ from diffmem.membership import (
 )
 from diffmem.models import presets
 from diffmem.sample import chain, choosing, mitigation, pipelines
+from diffmem.train import deduplication, privacy
 
 CONFIGS = {
   "digits.py": ["", "debug", "seed=3", "debug,seed=3", "mitigation=amg"],
@@ -41,6 +42,15 @@ CONFIGS = {
     "debug,shadows=4,shadow=3",
   ],
 }
+# One experiment, with each defence and without.
+ARMS = ("dedup", "dp_high", "dp_low", "dp_clip", "augment", "early", "amg")
+CONFIGS["defence_small.py"] = [
+  "",
+  "debug",
+  "seed=3",
+  "steps=400,ema=0.0",
+  *(f"{debug}defence={arm}" for arm in ARMS for debug in ("", "debug,")),
+]
 ALL = [(name, arg) for name, args in CONFIGS.items() for arg in args]
 # Of images from outside: nothing is trained.
 OUTSIDE = {
@@ -395,3 +405,28 @@ def test_every_attack_has_all_of_its_options(root, name, arg):
   assert set(membership["audits"]) == set(audits.KEYS)
   for name, keys in audits.KEYS.items():
     learnt.check_keys(name, membership["audits"][name], keys)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_defence_changes_nothing_else(root, arm):
+  """Of all sections, those that are its own alone; coins do the same to all."""
+  for coins in ("", ",coins"):
+    plain = load(root, "defence_small.py", coins.strip(",")).to_dict()
+    config = load(root, "defence_small.py", f"defence={arm}{coins}").to_dict()
+    changed = {key for key in plain if plain[key] != config[key]}
+    own = {"dedup": {"data"}, "amg": {"sample"}}.get(arm, {"train"})
+    assert changed == (own & set(plain))
+    assert bool(coins) == ("sample" not in plain)
+    deduplicated = config["data"]["dedup"]
+    if deduplicated is not None:
+      deduplication.check(deduplicated)
+    if config["train"]["privacy"] is not None:
+      privacy.check(config["train"]["privacy"])
+
+
+def test_coins_are_those_that_an_audit_of_one_run_needs(root):
+  config = load(root, "defence_small.py", "coins,debug").to_dict()
+  accepts(diffmem.audit.run, config)
+  split = config["data"]["split"]
+  assert (split["name"], split["planted"]) == ("bernoulli", ())
+  assert config["membership"]["audits"]["one_run"] is not None

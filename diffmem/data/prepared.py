@@ -16,6 +16,7 @@ from etils import epath
 import diffmem
 from diffmem import workdir
 from diffmem.data import captions as texts
+from diffmem.data import dedup as deduplicate
 from diffmem.data import given, splits
 from diffmem.data.canaries import insert
 from diffmem.data.dataset import Dataset
@@ -41,6 +42,7 @@ def prepare(
   split: Mapping[str, Any],
   canaries: Mapping[str, Any] | None = None,
   captions: Mapping[str, Any] | None = None,
+  dedup: Mapping[str, Any] | None = None,
 ) -> tuple[Dataset, Split]:
   """Loads and splits; writes `folder`, or holds both to what it has.
 
@@ -56,6 +58,8 @@ def prepare(
     canaries: arguments of `canaries.insert`, or None for no canaries.
     captions: arguments of `captions.prepare`, which embeds them: here it is
       only seen to that every image has one. None for a model without text.
+    dedup: None, or what was searched for near-duplicates in training, whose
+      edge file lies in the folder `dedup` beside this one; see `data.dedup`.
 
   Raises:
     ValueError: the source or split cannot be used, or is not what an earlier
@@ -66,6 +70,14 @@ def prepare(
   if captions is not None:
     texts.distinct(dataset)
   drawn = splits.split(dataset, seed=seed, **split)
+  if dedup is not None:
+    if canaries is not None:
+      raise ValueError(
+        "data.dedup with data.canaries: copies of canaries would stay, leave "
+        "one of both out"
+      )
+    edges = workdir.path(folder).parent / "dedup" / deduplicate.FILE
+    drawn = deduplicate.apply(drawn, deduplicate.read(edges))
   if canaries is not None:
     drawn = insert(dataset, drawn, seed=seed, **canaries)
   return _keep(workdir.path(folder), dataset, drawn)

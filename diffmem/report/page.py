@@ -16,6 +16,7 @@ import jinja2
 
 import diffmem
 from diffmem.report import (
+  defences,
   detectors,
   figures,
   given,
@@ -107,6 +108,7 @@ def render(
       context[name] = _gallery(pairs, limit)
   context |= _outside(results, gallery) | _side(results, gallery)
   context |= inpaint.context(results) | measures.context(results)
+  context |= defences.context(results)
   context["side_alone"] |= results.aside
   if membership is not None:
     context |= members.context(results)

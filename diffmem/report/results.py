@@ -87,8 +87,9 @@ class Results:
   {"name", "reason"}. prompts, ranking, prompt_pictures: the attack by prompt,
   its flagged prompts, best first, and their images. beside: results of the
   same attack in the run whose prompts this one was asked, if it was. side,
-  side_pictures: the attack by surrogate conditions, and its clusters. parts: of
-  PARTS, by stage.
+  side_pictures: the attack by surrogate conditions, and its clusters. removed,
+  removed_pictures: what deduplication took out of training. parts: of PARTS,
+  by stage.
   """
 
   metas: dict[str, dict]
@@ -114,7 +115,10 @@ class Results:
   )
   side: dict | None = None
   side_pictures: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
+  removed: list[dict[str, str]] = dataclasses.field(default_factory=list)
+  removed_pictures: dict[str, np.ndarray] = dataclasses.field(
+    default_factory=dict
+  )
   parts: dict[str, Part] = dataclasses.field(default_factory=dict)
 
   @property
@@ -209,6 +213,8 @@ def read(root: str | os.PathLike) -> Results:
     prompt_pictures=_arrays(root / "prompts" / "gallery.npz")
     if prompts
     else {},
+    removed=_rows(root / "dedup" / "removed.csv"),
+    removed_pictures=_gallery(root / "dedup"),
     curves=curves,
     metrics=_metrics(root / "train" / "metrics.jsonl"),
     previews=_previews(root / "train" / "previews"),

@@ -14,7 +14,15 @@ from typing import Any
 
 import diffmem
 from diffmem import processes, workdir
-from diffmem.report import given, labels, page, sheets, tables, verdict
+from diffmem.report import (
+  defences,
+  given,
+  labels,
+  page,
+  sheets,
+  tables,
+  verdict,
+)
 from diffmem.report.results import Results, read
 
 MATCHES = (
@@ -111,6 +119,7 @@ def summarize(results: Results, report: dict) -> dict[str, Any]:
         "side": results.side,
         **{name: part.results for name, part in results.parts.items()},
         "given": given.facts(results),
+        **defences.summary(results),
         "stages": {
           name: {
             key: meta[key]

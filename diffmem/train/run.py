@@ -20,6 +20,7 @@ from diffmem.data import canaries, streams
 from diffmem.denoiser import trained
 from diffmem.diffusion import schedules
 from diffmem.train import (
+  deduplication,
   examples,
   loop,
   privacy,
@@ -194,6 +195,8 @@ def prepare(root: str | os.PathLike, seed: int, data: dict):
   if shadow is not None:
     whole = {**data, "split": {**data["split"], "shadow": None}}
     diffmem.data.prepare(folder.parent.parent / "data", seed=seed, **whole)
+  if data.get("dedup") is not None:
+    deduplication.run(folder, seed=seed, data=data)
   dataset, split = diffmem.data.prepare(folder / "data", seed=seed, **data)
   if not len(split.members):
     raise ValueError(
