@@ -44,11 +44,16 @@ def sentences(results: Results) -> list[str]:
   claims = part.results["claims"]
   held = [claim for claim in claims if claim["holds"]]
   failed = [claim for claim in claims if claim["holds"] is False]
+  seeds = words.several(part.results["seeds"], "seed")
+  if len(held) == len(claims):
+    return [
+      f"All {words.several(len(claims), 'claim')} about when models copy hold "
+      f"here, in each of {seeds}."
+    ]
   verb = "holds" if len(held) == 1 else "hold"
   return [
     f"Of {words.several(len(claims), 'claim')} about when models copy, "
-    f"{words.count(len(held))} {verb} here in each of "
-    f"{words.several(part.results['seeds'], 'seed')}, "
+    f"{words.count(len(held))} {verb} here in each of {seeds}, "
     f"{words.count(len(failed))} in none, and "
     f"{words.count(len(claims) - len(held) - len(failed))} in some."
   ]
@@ -83,7 +88,7 @@ def _labelled(kind: str, row: dict) -> dict[str, Any]:
     "name": LABELS[kind],
     "copies": _spread(row["copies"], words.share),
     "values": [
-      "–" if kind == "none" or row[key] is None else _spread(_first(row[key]))
+      None if kind == "none" or row[key] is None else _spread(_first(row[key]))
       for key in keys
     ],
   }
@@ -102,11 +107,11 @@ def _first(values: Sequence[Sequence[float]]) -> list[float]:
   return [value[0] for value in values]
 
 
-def _spread(values: Sequence[float], how=None) -> str:
-  """[0.1, 0.3, 0.2] -> "0.200 (0.100 to 0.300)": the mean, and the ends."""
+def _spread(values: Sequence[float], how=None) -> tuple[str, str]:
+  """[0.1, 0.3, 0.2] -> ("0.200", "0.100 to 0.300"): the mean, and the ends."""
   how = how or (lambda x: words.signed(x, ".3f"))
   ends = how(min(values)), how(max(values))
-  return f"{how(float(np.mean(values)))} ({ends[0]} to {ends[1]})"
+  return how(float(np.mean(values))), f"{ends[0]} to {ends[1]}"
 
 
 def _percent(ax: Axes) -> None:
