@@ -90,6 +90,7 @@ setuptools.setup(
       "torch>=2.13",
       "transformers>=5.23",
     ],
+    "fid": ["torch-fidelity>=0.4"],  # beside [torch], as it needs torchvision
     "tfds-prepare": ["tensorflow-cpu"],
     "gcs": ["etils[epath-gcs]"],
     "tensorboard": ["tensorboardX"],

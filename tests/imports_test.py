@@ -176,6 +176,7 @@ def test_dependencies_are_what_is_imported(root, setup_arguments):
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
     "tensorflow_datasets": "tensorflow-datasets",
+    "torch_fidelity": "torch-fidelity",
   }
   base, extras = (
     {re.split(r"[\[<>=]", line)[0] for line in lines}

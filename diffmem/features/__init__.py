@@ -8,6 +8,7 @@ from diffmem.features import (
   classifier,
   descriptor,
   embeddings_file,
+  inception,
   pixels,
   sscd,
   torch_models,
@@ -23,6 +24,7 @@ FEATURES = {
   "clip": torch_models.clip,
   "dinov2": torch_models.dinov2,
   "sscd": sscd.create,
+  "inception": inception.create,
 }
 
 __all__ = ["FEATURES", "Features", "create", "rows"]
