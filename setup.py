@@ -25,6 +25,7 @@ STAGES = (
   "measures",
   "membership",
   "prompts",
+  "quality",
   "side",
   "report",
   "audit",

@@ -14,7 +14,8 @@ arXiv:2010.02502) and searched for training images (Carlini et al. 2023,
 arXiv:2301.13188), and seven attacks tell members from others.
 
 Arguments: `debug` (the same path in under a minute, too short to learn
-anything), `seed=N`, `mitigation=amg` (sampled away from training images).
+anything), `seed=N`, `mitigation=amg` (sampled away from training images),
+`quality` (also measure how good the generations are).
 """
 
 import ml_collections
@@ -41,9 +42,25 @@ MITIGATIONS = {
 }
 
 
+def quality() -> dict:
+  """The section of the stage that measures how good generations are."""
+  return dict(
+    features=dict(
+      name="classifier",  # or inception, pixels, file, clip, ...
+      path=placeholder(str),  # of weights, or of embeddings
+      training=dict(steps=200, batch=128, seed=0),  # of the small classifier
+    ),
+    images=10_000,  # of each set, no more than the smallest has
+    batch=256,
+    groups=20,  # of images that are left out in turn, for intervals
+    neighbours=dict(precision=3, coverage=5),
+    loss=dict(times=20, draws=4),  # of members and held-out images
+  )
+
+
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is what follows the colon of --config."""
-  given = args.parse(arg, debug=False, seed=0, mitigation="none")
+  given = args.parse(arg, debug=False, seed=0, mitigation="none", quality=False)
   if given.mitigation not in MITIGATIONS:
     raise ValueError(args.unknown("mitigation", given.mitigation, MITIGATIONS))
   sections = dict(
@@ -184,6 +201,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       labels=(),  # files of marks that people made on report/sheets.html
     ),
   )
+  if given.quality:
+    sections["quality"] = quality()
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
     _shorten(config)
@@ -201,4 +220,8 @@ def _shorten(config) -> None:
   config.membership.secmi.t = (10,)
   config.membership.pfami.update(points=2, crops=2)
   config.membership.rediffuse.update(t=(10,), repeats=2)
+  if "quality" in config:
+    config.quality.features.training.steps = 2
+    config.quality.groups = 5
+    config.quality.loss.update(times=2, draws=1)
   config.membership.controls.update(draws=20, permutations=20, trees=10)

@@ -14,7 +14,8 @@ generation is known (sub-folders, or `sample.prompts`), generations of one
 prompt are searched for images that come again and again (Carlini et al. 2023,
 arXiv:2301.13188, section 4.2).
 
-Arguments: `debug` (small galleries; nothing else takes long), `seed=N`.
+Arguments: `debug` (small galleries; nothing else takes long), `seed=N`,
+`quality` (also measure how good the generations are).
 """
 
 import ml_collections
@@ -23,9 +24,25 @@ from ml_collections.config_dict import placeholder
 from diffmem import args
 
 
+def quality() -> dict:
+  """The section of the stage that measures how good generations are."""
+  return dict(
+    features=dict(
+      name="classifier",  # or inception, pixels, file, clip, ...
+      path=placeholder(str),  # of weights, or of embeddings
+      training=dict(steps=200, batch=128, seed=0),  # of the small classifier
+    ),
+    images=10_000,  # of each set, no more than the smallest has
+    batch=256,
+    groups=20,  # of images that are left out in turn, for intervals
+    neighbours=dict(precision=3, coverage=5),
+    loss=None,  # there is no model
+  )
+
+
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is what follows the colon of --config."""
-  given = args.parse(arg, debug=False, seed=0)
+  given = args.parse(arg, debug=False, seed=0, quality=False)
   sections = dict(
     seed=given.seed,
     data=dict(
@@ -81,6 +98,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       labels=(),  # files of marks that people made on report/sheets.html
     ),
   )
+  if given.quality:
+    sections["quality"] = quality()
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
     for section in (config.extraction, config.prompts, config.report):

@@ -34,7 +34,7 @@ def save(folder, images):
 
 
 def test_defaults_are_those_of_the_config(root):
-  config = program.load_config(f"{root}/configs/folder.py").to_dict()
+  config = program.load_config(f"{root}/configs/folder.py:quality").to_dict()
   for section, settings in diffmem.audit.DEFAULTS.items():
     assert config[section] == settings, section
   assert set(config) - set(diffmem.audit.DEFAULTS) == {"seed"}

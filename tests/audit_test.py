@@ -18,7 +18,7 @@ def config(root):
   spec = importlib.util.spec_from_file_location("digits", path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  found = module.get_config("debug").to_dict()
+  found = module.get_config("debug,quality").to_dict()
   found["models"] = {
     "name": "mlp",
     "num_classes": None,
@@ -30,6 +30,8 @@ def config(root):
   }
   found["train"].update(steps=8, checkpoint_every=8, preview_every=8)
   found["sample"].update(n=64, batch=8, steps=2)
+  found["quality"]["features"].update(name="pixels")
+  found["quality"].update(batch=64)
   found["membership"].update(batch=64, attacks=("loss", "pia"))
   return found
 
@@ -68,6 +70,8 @@ def test_results_hold_what_is_promised(audited, config):
   assert loss["tpr@0.001"] is None  # 599 non-members cannot show it
   assert set(results["stages"]) >= {"train", "sample", "distances"}
   assert all(s["seconds"] > 0 for s in results["stages"].values())
+  assert results["quality"]["images"] == 64
+  assert results["quality"]["loss"]["images"]["members"] == 599
   assert results["config"]["train"]["lr"] == config["train"]["lr"]
   assert results["version"] == diffmem.__version__
 

@@ -33,6 +33,7 @@ STAGES = (
   "measures",
   "membership",
   "prompts",
+  "quality",
   "report",
   "sample",
   "side",

@@ -18,6 +18,7 @@ from diffmem.extraction import (
   side_job,
   side_scores,
 )
+from diffmem.features import classifier
 from diffmem.membership import (
   audits,
   learnt,
@@ -26,11 +27,20 @@ from diffmem.membership import (
   stored,
 )
 from diffmem.models import presets
+from diffmem.quality import run as quality_run
 from diffmem.sample import chain, choosing, mitigation, pipelines
 from diffmem.train import deduplication, privacy
 
 CONFIGS = {
-  "digits.py": ["", "debug", "seed=3", "debug,seed=3", "mitigation=amg"],
+  "digits.py": [
+    "",
+    "debug",
+    "seed=3",
+    "debug,seed=3",
+    "mitigation=amg",
+    "quality",
+    "debug,quality",
+  ],
   "cifar10_ddpm.py": [
     "",
     "debug",
@@ -54,7 +64,7 @@ CONFIGS["defence_small.py"] = [
 ALL = [(name, arg) for name, args in CONFIGS.items() for arg in args]
 # Of images from outside: nothing is trained.
 OUTSIDE = {
-  "folder.py": ["", "debug", "seed=3"],
+  "folder.py": ["", "debug", "seed=3", "quality"],
   "pipeline.py": ["", "debug", "seed=3"],
 }
 # Shadow models and nothing else: no model to sample from.
@@ -198,6 +208,8 @@ def test_builds_locked_with_every_section(root, name, arg):
   sampling = {"sample", "distances", "features", "extraction"}
   sampled = name not in SHADOWS | UNSAMPLED
   expected = SECTIONS if sampled else SECTIONS - sampling
+  if "quality" in arg:
+    expected = expected | {"quality"}
   if name in CAPTIONED:
     expected = expected | {"choose", "prompts"}
     assert set(config) == expected | {"upsamplers"}
@@ -242,6 +254,11 @@ def test_sections_are_arguments(root, name, arg):
   accepts(data.prepare, config["data"], given=("seed",))
   accepts(splits.split, config["data"]["split"], given=("seed",))
   assert config["data"]["split"]["name"] in splits.SPLITS
+  if "quality" in config:
+    quality_run.check(config["quality"])
+    assert set(config["quality"]) == set(quality_run.KEYS)
+    training = config["quality"]["features"]["training"]
+    accepts(classifier.create, training)
   if "sample" in config:
     accepts(steppers.create, dict(eta=config["sample"]["eta"]))
     assert config["sample"]["stepper"] in steppers.STEPPERS

@@ -60,6 +60,18 @@ DEFAULTS = {
     duplicates_delta=0.1,
     gallery=48,
   ),
+  "quality": dict(  # measured where a call says `quality=...`
+    features=dict(
+      name="classifier",
+      path=None,
+      training=dict(steps=200, batch=128, seed=0),
+    ),
+    images=10_000,
+    batch=256,
+    groups=20,
+    neighbours=dict(precision=3, coverage=5),
+    loss=None,
+  ),
   "report": dict(
     title="Are these images copies of training images?",
     gallery=48,
@@ -195,4 +207,6 @@ def _config(sections: Mapping[str, Any]) -> dict[str, Any]:
       if key not in config[name]:
         raise ValueError(args.unknown(f"{name} setting", key, config[name]))
     config[name] |= section
+  if "quality" not in sections:
+    del config["quality"]
   return config

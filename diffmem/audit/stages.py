@@ -23,6 +23,7 @@ from diffmem.extraction import prompts_run as ask_prompts
 from diffmem.extraction import run as extract
 from diffmem.extraction import side_run as surrogate
 from diffmem.membership import run as infer
+from diffmem.quality import run as judge
 from diffmem.report import run as publish
 from diffmem.sample import bank, choosing, preview
 from diffmem.sample import run as generate
@@ -52,6 +53,7 @@ def run(
   inpaint: dict | None = None,
   measures: dict | None = None,
   membership: dict | None = None,
+  quality: dict | None = None,
   progress: bool = True,
 ) -> dict[str, Any]:
   """Runs the stages whose sections are given, in order.
@@ -147,6 +149,10 @@ def run(
     )
   if membership is not None:
     infer.run(root, seed=seed, membership=membership, progress=progress)
+  if quality is not None and known and (root / "sample").exists():
+    if data is not None and "path" in data:
+      prepare_images(root, seed=seed, data=data)
+    judge.run(root, seed=seed, quality=quality, progress=progress)
   publish.run(root, report=report, progress=progress)
   _log.info("audit: done in %.0f s", time.monotonic() - start)
   return workdir.read_json(workdir.path(root) / "report" / "results.json")
@@ -161,6 +167,12 @@ def check_given(data: dict) -> None:
   for key in ("path", "held_out"):
     if isinstance(data[key], str | os.PathLike):
       given.source(data[key])
+
+
+def prepare_images(root: str | os.PathLike, *, seed: int, data: dict) -> None:
+  """Training images from outside, in colour where the generations are."""
+  channels = bank.open_bank(root).shape[-1]
+  diffmem.data.prepare_given(_data(root), seed=seed, channels=channels, **data)
 
 
 def _check_sizes(made: tuple[int, ...], given: tuple[int, ...]) -> None:
@@ -257,9 +269,7 @@ def find_neighbours(
   made = workdir.require(root, "sample")
   generated = bank.open_bank(root)
   if data is not None and "path" in data:
-    diffmem.data.prepare_given(
-      _data(root), seed=seed, channels=generated.shape[-1], **data
-    )
+    prepare_images(root, seed=seed, data=data)
   dataset, split = diffmem.data.read(_data(root))
   _check_sizes(generated.shape[1:], dataset.images.shape[1:])
   images = {

@@ -28,6 +28,7 @@ STAGES = (
   "inpaint",
   "measures",
   "membership",
+  "quality",
 )
 SECTIONS = (
   "seed",
@@ -41,7 +42,7 @@ SECTIONS = (
   "membership",
 )  # of a run that trains; together they make its config
 # Stages with a section of their own, and their tables.
-PARTS = {"inpaint": "targets.csv", "measures": ""}
+PARTS = {"inpaint": "targets.csv", "measures": "", "quality": ""}
 _PAIRS = {
   "matches": ("matches.csv", "match"),
   "near_misses": ("near_misses.csv", "near"),

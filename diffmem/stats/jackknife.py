@@ -34,9 +34,7 @@ class Estimate:
   se: float
   bias: float
 
-  def ends(
-    self, least: int | float = -np.inf, most: int | float = np.inf
-  ) -> list[float]:
+  def ends(self, least: float = -np.inf, most: float = np.inf) -> list[float]:
     """[value, low, high], the ends no further than the number can go."""
     return [self.value, max(self.low, least), min(self.high, most)]
 

@@ -43,7 +43,7 @@ def test_ends_stay_where_the_number_can_be():
   x = np.array([1.0] * 19 + [0.0])
   (found,) = jackknife(lambda a: [a.mean()], [x], groups=20)
   assert found.high > 1
-  assert found.ends(0, 1) == [0.95, found.low, 1]
+  assert found.ends(0.0, 1.0) == [0.95, found.low, 1.0]
 
 
 @pytest.mark.parametrize("groups", [1, 6])
