@@ -25,6 +25,7 @@ from diffmem.report import (
   measures,
   prompts,
   prompts_captions,
+  quality,
   side,
   tables,
   verdict,
@@ -109,6 +110,7 @@ def render(
   context |= _outside(results, gallery) | _side(results, gallery)
   context |= inpaint.context(results) | measures.context(results)
   context |= defences.context(results)
+  context |= quality.context(results)
   context["side_alone"] |= results.aside
   if membership is not None:
     context |= members.context(results)

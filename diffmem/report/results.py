@@ -127,7 +127,7 @@ class Results:
     """Whether nothing but stages of PARTS was asked for."""
     asked = {*self.metas, *self.unfinished} & {"extraction", "membership"}
     known = self.extraction is not None or self.membership is not None
-    return bool(self.parts) and not (asked or known)
+    return bool({*self.parts} - {"quality"}) and not (asked or known)
 
   @property
   def complete(self) -> bool:
