@@ -16,6 +16,7 @@ assert VERSION is not None, "diffmem/__init__.py holds no __version__ line"
 
 STAGES = (
   "train",
+  "compare",
   "convert",
   "choose",
   "sample",

@@ -26,6 +26,7 @@ HEAVY = (
 STAGES = (
   "audit",
   "choose",
+  "compare",
   "convert",
   "distances",
   "extraction",

@@ -28,6 +28,7 @@ from diffmem.membership import (
 )
 from diffmem.models import presets
 from diffmem.quality import run as quality_run
+from diffmem.report import compare
 from diffmem.sample import chain, choosing, mitigation, pipelines
 from diffmem.train import deduplication, privacy
 
@@ -102,6 +103,8 @@ ASIDE = {
   "digits_reconstruction.py": ["", "debug", "seed=3", "steps=800"],
   "measures_small.py": ["", "debug", "seed=3"],
 }
+# Of runs that have finished.
+COMPARED = {"compare.py": ["", "debug", "seed=3"]}
 # A cascade with captions, asked by prompt.
 CAPTIONED = {
   "imagen_small.py": ["", "debug", "seed=3", "twin=runs/other", "debug,twin=x"]
@@ -146,8 +149,18 @@ def accepts(function, section, given=()):
 
 def test_every_config_is_listed(root):
   files = {p.name for p in (root / "configs").glob("*.py")} - {"__init__.py"}
-  listed = (CONFIGS, OUTSIDE, SHADOWS, UNSAMPLED, SURROGATE, ASIDE, CAPTIONED)
+  trained = (CONFIGS, SHADOWS, UNSAMPLED, SURROGATE, ASIDE, CAPTIONED)
+  listed = (*trained, OUTSIDE, COMPARED)
   assert files == set().union(*listed)
+
+
+@pytest.mark.parametrize(
+  ("name", "arg"), [(n, a) for n, args in COMPARED.items() for a in args]
+)
+def test_compared_configs(root, name, arg):
+  config = load(root, name, arg)
+  assert config.is_locked
+  accepts(compare.run, config.to_dict())
 
 
 @pytest.mark.parametrize(
@@ -335,7 +348,16 @@ def test_the_cifar10_network_has_the_published_size(root):
 
 @pytest.mark.parametrize(
   "name",
-  [*CONFIGS, *OUTSIDE, *SHADOWS, *UNSAMPLED, *SURROGATE, *ASIDE, *CAPTIONED],
+  [
+    *CONFIGS,
+    *COMPARED,
+    *OUTSIDE,
+    *SHADOWS,
+    *UNSAMPLED,
+    *SURROGATE,
+    *ASIDE,
+    *CAPTIONED,
+  ],
 )
 @pytest.mark.parametrize("arg", ["debgu", "seed=x", "seed"])
 def test_arguments_are_strict(root, name, arg):

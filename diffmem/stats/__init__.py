@@ -19,6 +19,7 @@ from diffmem.stats.pooled import rate as pooled_rate
 from diffmem.stats.rates import (
   clopper_pearson,
   hypergeometric_tail,
+  overlap_tail,
   rarefaction,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
   "hypergeometric_tail",
   "interval",
   "jackknife",
+  "overlap_tail",
   "pooled",
   "pooled_rate",
   "rarefaction",

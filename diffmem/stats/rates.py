@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts of ids: exact rates, rarefaction, overlap of two sets.
 
+Overlap within strata (ids of one number of copies each): in stratum s of N_s
+ids, a_s and b_s drawn apart have a hypergeometric number in common; what they
+have in common in all is a sum of independent such numbers.
+
 Rarefaction (Hurlbert 1971). Of N generations, n_i match id i. Among M of
 them drawn without replacement, E[unique] = sum_i 1 - C(N - n_i, M) / C(N, M).
 """
@@ -85,4 +89,29 @@ def hypergeometric_tail(
   terms = scipy.stats.hypergeom.logpmf(common, population, a, b)
   log_p = np.asarray(scipy.special.logsumexp(terms))
   expected = a * b / population if population else 0.0
+  return min(0.0, float(log_p) / np.log(10)), expected
+
+
+def overlap_tail(
+  overlap: int, strata: Sequence[tuple[int, int, int]]
+) -> tuple[float, float]:
+  """`hypergeometric_tail` where ids are drawn apart within each stratum.
+
+  strata: (a, b, population) of each; `overlap` is in all of them together.
+  """
+  if len(strata) == 1:
+    return hypergeometric_tail(overlap, *strata[0])
+  log_mass, expected = np.zeros(1), 0.0
+  for a, b, population in strata:
+    expected += hypergeometric_tail(0, a, b, population)[1]
+    common = np.arange(min(a, b) + 1)
+    terms = scipy.stats.hypergeom.logpmf(common, population, a, b)
+    # The sum's mass, in logarithms: tails underflow.
+    grid = np.full((len(log_mass), len(log_mass) + min(a, b)), -np.inf)
+    for i, mass in enumerate(log_mass):
+      grid[i, i : i + len(terms)] = mass + terms
+    log_mass = np.asarray(scipy.special.logsumexp(grid, axis=0))
+  if not 0 <= overlap < len(log_mass):
+    raise ValueError(f"overlap is {overlap}: expected 0 to {len(log_mass) - 1}")
+  log_p = np.asarray(scipy.special.logsumexp(log_mass[overlap:]))
   return min(0.0, float(log_p) / np.log(10)), expected

@@ -113,3 +113,34 @@ def test_overlap_refuses():
     stats.hypergeometric_tail(0, 4, 2, 3)
   with pytest.raises(ValueError, match="overlap is 3"):
     stats.hypergeometric_tail(3, 4, 2, 9)
+
+
+def test_overlap_within_strata():
+  """One stratum is the hypergeometric; of two, by enumeration."""
+  assert stats.overlap_tail(3, [(5, 6, 20)]) == stats.hypergeometric_tail(
+    3, 5, 6, 20
+  )
+  strata = [(2, 3, 5), (1, 2, 4)]
+  masses = [
+    [scipy.stats.hypergeom.pmf(k, n, a, b) for k in range(min(a, b) + 1)]
+    for a, b, n in strata
+  ]
+  for overlap in range(4):
+    expected = sum(
+      p * q
+      for i, p in enumerate(masses[0])
+      for j, q in enumerate(masses[1])
+      if i + j >= overlap
+    )
+    log_p, mean = stats.overlap_tail(overlap, strata)
+    assert 10**log_p == pytest.approx(expected)
+    assert mean == pytest.approx(2 * 3 / 5 + 1 * 2 / 4)
+  with pytest.raises(ValueError, match="overlap is 4: expected 0 to 3"):
+    stats.overlap_tail(4, strata)
+
+
+def test_overlap_of_many_strata_does_not_underflow():
+  strata = [(244, 244, 1000), (300, 300, 2000), (0, 5, 9)]
+  log_p, expected = stats.overlap_tail(544, strata)
+  assert -1200 < log_p < -300
+  assert expected == pytest.approx(244**2 / 1000 + 300**2 / 2000)
