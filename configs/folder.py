@@ -102,6 +102,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     sections["quality"] = quality()
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
-    for section in (config.extraction, config.prompts, config.report):
-      section.gallery = 8
+    for name in ("extraction", "prompts", "report"):
+      config[name].gallery = 8
   return config

@@ -91,7 +91,7 @@ def losses(
   def numbers(*sets):
     means = [s.mean(axis=0) for s in sets]
     rows = [*means, means[1] - means[0]] if len(means) == 2 else means
-    return np.concatenate([[row.mean() for row in rows], *rows])
+    return np.concatenate([[row.mean() for row in rows], *rows]).tolist()
 
   found = [e.ends() for e in jackknife(numbers, sets, groups=groups, seed=seed)]
   names = ("members", "held_out", "gap")[: 1 if held_out is None else 3]

@@ -188,8 +188,8 @@ def _cost(found: Results) -> dict[str, Any]:
   generated = sample.get("generated") or (found.extraction or {}).get(
     "generated"
   )
-  seconds = sample.get("seconds")
-  known = seconds and generated and train  # images from outside cost nothing
+  # Images from outside were drawn elsewhere.
+  seconds = sample.get("seconds") if train else None
   seen = None
   if "steps" in training and "batch" in training:
     seen = training["steps"] * training["batch"]
@@ -197,8 +197,8 @@ def _cost(found: Results) -> dict[str, Any]:
     "parameters": train.get("parameters"),
     "train_seconds": train.get("seconds"),
     "images_seen": seen,
-    "sample_seconds": seconds if known else None,
-    "images_per_second": generated / seconds if known else None,
+    "sample_seconds": seconds,
+    "images_per_second": generated / seconds if seconds and generated else None,
     "hardware": _hardware(train or sample),
   }
 

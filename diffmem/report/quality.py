@@ -24,7 +24,7 @@ COLUMNS = ("frechet", "precision", "recall", "density", "coverage")
 
 def features(found: dict[str, Any]) -> str:
   """What the numbers of quality look at."""
-  name = found["features"]["name"]
+  name: str = found["features"]["name"]
   return FEATURES.get(name, name)
 
 
