@@ -90,17 +90,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
       "training images: what they reproduce cannot be compared."
     )
   else:
-    counts = [(r["name"], r["extraction"]) for r in known]
-    counts.sort(key=lambda pair: -_shown(pair[1]))
-    listed = words.joined(
-      [
-        f"{name} {_shown(e):,.0f} of {words.count(e['searched'])}"
-        for name, e in counts
-      ]
-    )
     said.append(
-      f"In {words.count(found['budget'])} generations each, different training "
-      f"images reproduced: {listed}."
+      _reproduced([(r["name"], r["extraction"]) for r in known], found)
     )
   loud = [d for d in found["differences"] if d["what"].startswith("images (")]
   if loud:
@@ -112,6 +103,29 @@ def sentences(found: dict[str, Any]) -> list[str]:
     what = words.joined([d["what"] for d in found["differences"]])
     said.append(f"They differ beside the model: {what}.")
   return said
+
+
+def _reproduced(counts: list[tuple[str, dict]], found: dict[str, Any]) -> str:
+  """Of each run where they are few, else of the two ends."""
+  counts.sort(key=lambda pair: -_shown(pair[1]))
+  searched = {e["searched"] for _, e in counts}
+  of = f" of {words.count(min(searched))}" if len(searched) == 1 else ""
+  start = (
+    f"In {words.count(found['budget'])} generations each, different training "
+    "images reproduced"
+  )
+  if len(counts) > 4:
+    most, least = counts[0], counts[-1]
+    return (
+      f"{start}{of}: from {_shown(least[1]):,.0f} ({least[0]}) to "
+      f"{_shown(most[1]):,.0f} ({most[0]})."
+    )
+  listed = [
+    f"{_shown(e):,.0f}{'' if of else f' of {words.count(e["searched"])}'} "
+    f"({name})"
+    for name, e in counts
+  ]
+  return f"{start}{of}: {words.joined(listed)}."
 
 
 def _shown(extraction: dict[str, Any]) -> float:
