@@ -102,6 +102,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     sections["quality"] = quality()
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
-    for name in ("extraction", "prompts", "report"):
-      config[name].gallery = 8
+    _shorten(config)
   return config
+
+
+def _shorten(config) -> None:
+  for section in (config.extraction, config.prompts, config.report):
+    section.gallery = 8

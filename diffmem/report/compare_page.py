@@ -120,11 +120,10 @@ def _reproduced(counts: list[tuple[str, dict]], found: dict[str, Any]) -> str:
       f"{start}{of}: from {_shown(least[1]):,.0f} ({least[0]}) to "
       f"{_shown(most[1]):,.0f} ({most[0]})."
     )
-  listed = [
-    f"{_shown(e):,.0f}{'' if of else f' of {words.count(e["searched"])}'} "
-    f"({name})"
-    for name, e in counts
-  ]
+  listed = []
+  for name, e in counts:
+    own = "" if of else f" of {words.count(e['searched'])}"
+    listed.append(f"{_shown(e):,.0f}{own} ({name})")
   return f"{start}{of}: {words.joined(listed)}."
 
 
