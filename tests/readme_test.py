@@ -82,10 +82,11 @@ def test_commands_exist(root, programs, name):
 def test_commands_of_config_docstrings_exist(root, programs):
   for path in (root / "configs").glob("[a-z]*.py"):
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    lines = [line.split() for line in (doc or "").splitlines()]
-    audits = [words for words in lines if words[:1] == ["diffmem-audit"]]
-    assert audits, path
-    for words in audits:
+    lines = [line.strip() for line in (doc or "").splitlines()]
+    whole = ("diffmem-audit ", "diffmem-compare ")
+    known = [shlex.split(x) for x in lines if x.startswith(whole)]
+    assert known, path
+    for words in known:
       check_program(root, programs, words)
 
 
