@@ -1,30 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A GAN of two dense networks, with the interface of diffmem.models.gan."""
 
-import dataclasses
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from diffmem.models.gan import GAN, Network
+
 LATENT = 4
 WIDTH = 24
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-  init: Any
-  apply: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class GAN:
-  family: str
-  shape: tuple[int, int, int]
-  num_classes: int | None
-  latent: int
-  generator: Network
-  discriminator: Network
 
 
 def create(shape=(8, 8, 1), num_classes=None):

@@ -41,6 +41,7 @@ def run(
   data: dict | None = None,
   models: dict | None = None,
   diffusion: dict | None = None,
+  adversarial: dict | None = None,
   train: dict | None = None,
   upsamplers: Sequence[dict] = (),
   choose: dict | None = None,
@@ -84,13 +85,13 @@ def run(
   if train is not None:
     assert data is not None
     assert models is not None
-    assert diffusion is not None
     fit_model(
       root,
       seed=seed,
       data=data,
       models=models,
       diffusion=diffusion,
+      adversarial=adversarial,
       train=train,
       upsamplers=upsamplers,
       sample=sample,
@@ -191,8 +192,9 @@ def fit_model(
   seed: int,
   data: dict,
   models: dict,
-  diffusion: dict,
   train: dict,
+  diffusion: dict | None = None,
+  adversarial: dict | None = None,
   upsamplers: Sequence[dict] = (),
   sample: dict | None = None,
   progress: bool = True,
@@ -201,8 +203,9 @@ def fit_model(
 
   A split without members has no model but the shadows; data.split.shadow=i
   trains that one alone. Of a cascade the base is trained, then each of the
-  upsamplers; data.upsampler=i trains that one alone. Several processes train
-  one model together.
+  upsamplers; data.upsampler=i trains that one alone. A GAN has a section
+  `adversarial` in the place of `diffusion`. Several processes train one model
+  together.
   """
   processes.together(
     _fit,
@@ -211,6 +214,7 @@ def fit_model(
     data=data,
     models=models,
     diffusion=diffusion,
+    adversarial=adversarial,
     train=train,
     upsamplers=upsamplers,
     sample=sample,

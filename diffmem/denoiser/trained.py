@@ -5,10 +5,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
-from diffmem import checkpoint, mesh, models, workdir
+from diffmem import checkpoint, models, workdir
+from diffmem.denoiser import gans, weights
 from diffmem.denoiser.protocol import Denoiser
 from diffmem.diffusion import schedules
 
@@ -48,22 +46,24 @@ def load(root: str | os.PathLike, *, step: int | None = None) -> Denoiser:
 
   Raises:
     FileNotFoundError: the train stage has not finished.
-    ValueError: the checkpoint is damaged, or a weight is not finite.
+    ValueError: it is of a GAN, the checkpoint is damaged, or a weight is not
+      finite.
   """
   meta = workdir.require(root, "train")
   config = meta["config"]
+  if gans.is_gan(config):
+    raise ValueError(
+      f"{workdir.path(root) / 'train'} is of a GAN "
+      f"({config['models']['family']}), which denoises nothing: sample, "
+      "distances, extraction, report, and of membership the attacks "
+      "'discriminator' and 'nearest' are for GANs, the rest is for denoisers"
+    )
   sections = config["models"], config["diffusion"]
   model = network(meta["shape"], *sections)
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
-  here = mesh.replicated(mesh.local_mesh())
-  folder = workdir.path(root) / "train" / "checkpoints"
-  with checkpoint.Checkpointer(folder, clean=False) as checkpointer:
-    parts = checkpointer.restore(
-      {"ema": checkpoint.abstract(shapes, here)},
-      config["train"]["steps"] if step is None else step,
-    )
-  _check_finite(parts["ema"], folder)
-  return build(meta["shape"], *sections, parts["ema"])
+  params = weights.restore(
+    root, model.init, config["train"]["steps"] if step is None else step
+  )
+  return build(meta["shape"], *sections, params)
 
 
 def steps(root: str | os.PathLike) -> list[int]:
@@ -77,13 +77,3 @@ def steps(root: str | os.PathLike) -> list[int]:
 
 def _learned(diffusion: dict) -> bool:
   return diffusion["loss"] == "hybrid"
-
-
-def _check_finite(params: Any, folder: os.PathLike) -> None:
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    bad = int((~np.isfinite(leaf)).sum())
-    if bad:
-      raise ValueError(
-        f"{folder}: {bad} of {leaf.size} weights of "
-        f"{jax.tree_util.keystr(path)} are not finite; train again"
-      )

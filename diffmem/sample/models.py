@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Banks of our own models: weights of the train stage, a seed, and prompts.
 
-A cascade adds trained super-resolution stages (sample.upsamplers), a model
+A GAN draws each image in one pass (sample.n, batch and backend are all). A
+cascade adds trained super-resolution stages (sample.upsamplers), a model
 with captions the prompts that it draws (sample.prompts, sample.per_prompt).
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffmem import keys, store, workdir
-from diffmem.denoiser import trained
+from diffmem.denoiser import gans, trained
 from diffmem.sample import (
   bank,
   cascade,
@@ -35,6 +36,7 @@ def run(
     raise ValueError(f"sample.batch={sample['batch']} must be at least 1")
   mitigation.check(sample.get("mitigation"))
   base = workdir.require(root, "train")
+  _check_keys(base, sample)
   inputs: dict[str, Any] = {"weights": base["weights"]}
   if sample.get("mitigation") is not None:
     inputs["split"] = base["inputs"]["split"]  # images to keep away from
@@ -86,6 +88,18 @@ def run(
       stage.record("upsamplers", [part.about(base) for part in parts])
 
 
+def _check_keys(base: dict, sample: dict) -> None:
+  """A GAN has no chain: options of one would do nothing."""
+  if not gans.is_gan(base["config"]):
+    return
+  more = sorted(set(sample) - {"n", "batch", "backend"})
+  if more:
+    raise ValueError(
+      f"sample.{more[0]} is of denoisers; images of a GAN take n, batch and "
+      f"backend: leave out {', '.join(more)}"
+    )
+
+
 def _prompted(
   root: str | os.PathLike, base: dict, sample: dict
 ) -> conditions.Prompted | None:
@@ -120,6 +134,9 @@ def _generator(
   prompted: conditions.Prompted | None,
 ) -> tuple[bank.Generate, Any]:
   """(params, ids, key) -> images, and its params."""
+  if gans.is_gan(workdir.require(root, "train")["config"]):
+    gan = gans.load(root)
+    return gan.draw, gan.params
   made = mitigation.of_workdir(root, trained.load(root), sample)
   denoiser, params = made.denoiser, made.denoiser.params
   changed = {"guidance": made.guidance, "prepare": made.prepare}

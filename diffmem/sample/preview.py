@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffmem import arrays, keys, workdir
 from diffmem.arrays import UInt8
-from diffmem.denoiser import Denoiser
+from diffmem.denoiser import Denoiser, gans
 from diffmem.sample import run
 
 
@@ -27,7 +27,7 @@ def hook(*, seed: int, sample: dict, count: int) -> Callable:
   """
 
   def prepare(
-    build: Callable[[Any], Denoiser],
+    build: Callable[[Any], Denoiser | gans.Trained],
     folder: os.PathLike,
     conditions: Any = None,
   ):
@@ -38,9 +38,11 @@ def hook(*, seed: int, sample: dict, count: int) -> Callable:
       if count == 0:
         return
       if made is None:
-        made = jax.jit(
-          run.generator(build(params), **sample, conditions=conditions)
-        )
+        model = build(params)
+        if isinstance(model, gans.Trained):
+          made = jax.jit(model.draw)
+        else:
+          made = jax.jit(run.generator(model, **sample, conditions=conditions))
       key = keys.stream(keys.root(seed), "preview")
       x = made(params, np.arange(count, dtype=np.int32), key)
       save_grid(

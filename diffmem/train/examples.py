@@ -10,12 +10,13 @@ import numpy as np
 import diffmem.models
 from diffmem import arrays, workdir
 from diffmem.data import Dataset, Split, canaries, captions, reduced
+from diffmem.denoiser import gans
 from diffmem.diffusion import augmentation
 
 
 def embedded(
   folder: os.PathLike,
-  model: diffmem.models.Model,
+  model: diffmem.models.Model | gans.Network,
   dataset: Dataset,
   split: Split,
   data: dict,
@@ -80,7 +81,7 @@ def of(
 
 
 def pictured(
-  model: diffmem.models.Model, examples: Examples, train: dict
+  model: diffmem.models.Model | gans.Network, examples: Examples, train: dict
 ) -> dict[str, Any]:
   """The conditions of previews, where the model has any but classes."""
   rows = np.unique(examples.rows)[: train["preview"]]

@@ -113,7 +113,7 @@ def fit(
   ) as checkpointer:
     last = loop.loop(
       state=start(keys.stream(key, "init")),
-      step_fn=lambda state, batch: step(state, batch, frozen, key),
+      step_fn=lambda state, batch, _: step(state, batch, frozen, key),
       batch_at=batch_at,
       steps=steps,
       checkpointer=checkpointer,

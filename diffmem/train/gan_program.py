@@ -25,6 +25,7 @@ from diffmem.train import (
 )
 from diffmem.train import state as states
 
+LIMIT = 1e6  # losses and gradients of this size do not come back
 KEYS = {
   "loss",
   "penalties",

@@ -8,6 +8,7 @@ from its last checkpoint with the very steps that it would have made.
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ _SECONDS = 60  # between two times that metrics.jsonl is put on a bucket
 def loop(
   *,
   state: dict[str, Any],
-  step_fn: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
+  step_fn: Callable[[Any, Any, int], tuple[Any, dict[str, jax.Array]]],
   batch_at: Callable[[int], Any],
   steps: int,
   checkpointer: checkpoint.Checkpointer,
@@ -37,13 +38,15 @@ def loop(
   preview: Callable[[int, Any], None] | None,
   writer: Callable[[dict], None] | None,
   meta: dict,
+  limit: float = math.inf,
   progress: bool = True,
 ) -> dict[str, Any]:
   """Trains up to `steps` and returns the last state.
 
   Args:
     state: a fresh state, placed on its devices; donated.
-    step_fn: (state, batch) -> (state, metrics of the step).
+    step_fn: (state, batch, steps made before) -> (state, metrics of the step,
+      each the mean over its batch).
     batch_at: step -> batch, a tree of host arrays with the batch axis first.
     steps: the step to stop at.
     checkpointer: where states are kept.
@@ -52,10 +55,13 @@ def loop(
     preview: called with (step, EMA parameters); None for no pictures.
     writer: called with each line of metrics; None for none.
     meta: kept inside each checkpoint.
+    limit: losses and gradients of this size are those of a training that
+      will not come back.
     progress: show the rate and the time left.
 
   Raises:
-    FloatingPointError: a loss or gradient is not finite; names the step.
+    FloatingPointError: a loss or gradient is not finite, or beyond the limit;
+      names the step.
   """
   # Resume order: 1. the state, 2. the metrics up to its step, 3. the batches,
   # which need nothing but the step.
@@ -69,7 +75,7 @@ def loop(
     values = jax.device_get(pending)
     pending.clear()
     for back, value in zip(range(len(values), 0, -1), values, strict=True):
-      _check(step - back + 1, value, checkpointer)
+      _check(step - back + 1, value, limit, checkpointer)
     return lines.write(step, values)
 
   with Progress(
@@ -77,7 +83,7 @@ def loop(
   ) as bar:
     for step in range(first + 1, steps + 1):
       batch = mesh.shard(batch_at(step - 1), devices)
-      state, values = step_fn(state, batch)
+      state, values = step_fn(state, batch, step - 1)
       pending.append(values)
       save = step % checkpoint_every == 0 or step == steps
       if step % log_every == 0 or save:
@@ -111,16 +117,19 @@ def _restore(
   return {**parts["state"], "ema": parts["ema"]}, first
 
 
-def _check(step: int, value: dict, checkpointer) -> None:
+def _check(step: int, value: dict, limit: float, checkpointer) -> None:
   bad = [key for key, v in value.items() if not np.isfinite(v)]
+  what = "not finite"
+  if not bad:
+    bad = [key for key, v in value.items() if abs(v) >= limit]
+    what = f"beyond {limit:g}"
   if not bad:
     return
   checkpointer.wait()
   raise FloatingPointError(
-    f"training: {' and '.join(bad)} not finite at step {step}; the last good "
+    f"training: {' and '.join(bad)} {what} at step {step}; the last good "
     f"checkpoint is that of step {checkpointer.latest() or 0} in "
-    f"{checkpointer.folder}; lower train.lr or train.clip and use another "
-    "--workdir"
+    f"{checkpointer.folder}; lower the learning rate and use another --workdir"
   )
 
 
@@ -139,9 +148,9 @@ class _Metrics:
     now = time.monotonic()
     images = sum(int(v["images"]) for v in values)
     line: dict[str, int | float] = {"step": step}
-    for key in ("loss", "grad_norm", "clipped"):
-      if key in values[0]:
-        line[key] = float(np.mean([v[key] for v in values]))
+    for key in dict.fromkeys(name for v in values for name in v):
+      if key not in ("images", "lr"):  # some come every few steps alone
+        line[key] = float(np.mean([v[key] for v in values if key in v]))
     line["lr"] = float(values[-1]["lr"])
     line["images_per_second"] = round(images / max(now - self._last, 1e-9), 1)
     line["seconds"] = round(self._seconds + now - self._start, 3)

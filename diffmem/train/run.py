@@ -5,23 +5,25 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 import diffmem.data
 import diffmem.models
 from diffmem import checkpoint, keys, mesh, processes, workdir
 from diffmem.data import canaries, streams
-from diffmem.denoiser import trained
+from diffmem.denoiser import gans, trained
 from diffmem.diffusion import schedules
 from diffmem.train import (
   deduplication,
   examples,
+  gan_program,
+  gan_step,
   loop,
   privacy,
   private_step,
@@ -42,32 +44,39 @@ class Program:
   """What trains a network, compiled at its first use, for any number of models.
 
   Attributes:
-    model: the network.
-    tx: the optimiser.
+    model: the network, or both of a GAN.
+    tx: the optimiser, or both of a GAN.
     init: key -> a fresh state on its devices.
     step: (state, batch, key) -> (state, metrics); of DP-SGD it also takes the
-      noise multiplier, see `private_step`.
+      noise multiplier, see `private_step`, of a GAN how many steps were made.
+    limit: where a loss counts as diverged.
   """
 
-  model: diffmem.models.Model
-  tx: optax.GradientTransformation
+  model: diffmem.models.Model | gans.Network
+  tx: Any
   init: Callable
   step: Callable
+  limit: float = math.inf
 
 
 def program(
   shape: Sequence[int],
   *,
   models: dict,
-  diffusion: dict,
   train: dict,
+  diffusion: dict | None = None,
+  adversarial: dict | None = None,
   augmentation: tuple[int, int] | None = None,
 ) -> Program:
   """The program of these config sections for images of shape [h w c].
 
-  `augmentation` is of super-resolution, see `stages`.
+  `adversarial` takes the place of `diffusion` for a GAN; `augmentation` is of
+  super-resolution, see `stages`.
   """
   _check(train)
+  if adversarial is not None:
+    return _adversarial(shape, models, adversarial, train)
+  assert diffusion is not None
   model = trained.network(shape, models, diffusion)
   rate = state.learning_rate(
     lr=train["lr"],
@@ -97,11 +106,28 @@ def program(
       batch=train["batch"],
       clip=train["privacy"]["clip"],
     )
-  init = jax.jit(
-    functools.partial(state.init, model.init, tx),
-    out_shardings=mesh.replicated(mesh.data_mesh()),
-  )
+  init = _placed(functools.partial(state.init, model.init, tx))
   return Program(model, tx, init, step_fn)
+
+
+def _adversarial(
+  shape: Sequence[int], models: dict, adversarial: dict, train: dict
+) -> Program:
+  if train.get("privacy") is not None:
+    raise ValueError("train.privacy is of denoisers: a GAN takes None there")
+  model = gans.network(shape, models)
+  parts = gan_program.parts(model.gan, adversarial, train)
+  return Program(
+    model,
+    parts.tx,
+    _placed(functools.partial(gan_step.init, parts)),
+    gan_step.create(parts),
+    gan_program.LIMIT,
+  )
+
+
+def _placed(init: Callable) -> Callable:
+  return jax.jit(init, out_shardings=mesh.replicated(mesh.data_mesh()))
 
 
 def run(
@@ -110,8 +136,9 @@ def run(
   seed: int,
   data: dict,
   models: dict,
-  diffusion: dict,
   train: dict,
+  diffusion: dict | None = None,
+  adversarial: dict | None = None,
   upsamplers: Sequence[dict] = (),
   preview: Preview | None = None,
   shared: Program | None = None,
@@ -126,7 +153,8 @@ def run(
   Args:
     root: the workdir.
     seed: of the split, the weights, the batches and the noise.
-    data, models, diffusion, train: the config sections, as plain dicts.
+    data, models, train: the config sections, as plain dicts.
+    diffusion, adversarial: the section of a denoiser's loss, or of a GAN's.
     upsamplers: the super-resolution stages of a cascade.
     preview: makes the hook that draws samples while training.
     shared: the program of these sections, where several models are trained.
@@ -136,7 +164,9 @@ def run(
     ValueError, OSError: bad input, before anything is computed.
     FloatingPointError: the loss is not finite; names the step.
   """
-  part = stages.sections(data, models, diffusion, train, upsamplers)
+  part = stages.sections(
+    data, models, diffusion, train, upsamplers, adversarial
+  )
   _check(part.train)
   folder, dataset, split = prepare(root, seed, data)
   stages.check_side(upsamplers, dataset)
@@ -169,7 +199,11 @@ def run(
     stage.record("shape", shape)
     stage.record("parameters", size)
     training = examples.of(dataset, split, part.height, texts)
-    build = functools.partial(trained.build, shape, part.models, part.diffusion)
+    build = functools.partial(gans.build, shape, part.models)
+    if part.diffusion is not None:
+      build = functools.partial(
+        trained.build, shape, part.models, part.diffusion
+      )
     draw = None
     if preview and processes.leads():
       draw = preview(
@@ -227,12 +261,19 @@ def _train(
       root = keys.stream(root, name, number)
       seed = streams.derived(seed, name, number)
   root = mesh.replicate(keys.stream(root, "train"), mesh.data_mesh())
+  adversarial = config.get("adversarial")
+  more = () if private is None else (private.noise_multiplier,)
+
+  def step_fn(state, batch, i):
+    return program.step(state, batch, root, *((i,) if adversarial else more))
+
+  if adversarial:  # each update of a discriminator has images of its own
+    train = {**train, "batch": train["batch"] * adversarial["updates"]}
   batch_at = _batches(program.model, training, train, seed)
-  noise = () if private is None else (private.noise_multiplier,)
   with checkpoint.Checkpointer(stage.folder / "checkpoints") as checkpointer:
     last = loop.loop(
       state=program.init(keys.stream(root, "init")),
-      step_fn=lambda state, batch: program.step(state, batch, root, *noise),
+      step_fn=step_fn,
       batch_at=batch_at,
       steps=train["steps"],
       checkpointer=checkpointer,
@@ -245,13 +286,14 @@ def _train(
       if train["tensorboard"] and processes.leads()
       else None,
       meta=workdir.plain(config),
+      limit=program.limit,
       progress=progress,
     )
   return jax.device_get(last["ema"])
 
 
 def _batches(
-  model: diffmem.models.Model,
+  model: diffmem.models.Model | gans.Network,
   training: examples.Examples,
   train: dict,
   seed: int,
@@ -304,7 +346,7 @@ def _check(train: dict) -> None:
       )
 
 
-def _check_labels(model: diffmem.models.Model, dataset) -> None:
+def _check_labels(model: diffmem.models.Model | gans.Network, dataset) -> None:
   if model.num_classes is None:
     return
   if dataset.labels is None:

@@ -25,8 +25,9 @@ def run(
   seed: int,
   data: dict,
   models: dict,
-  diffusion: dict,
   train: dict,
+  diffusion: dict | None = None,
+  adversarial: dict | None = None,
   upsamplers: Sequence[dict] = (),
   which: Sequence[int] | None = None,
   progress: bool = True,
@@ -39,7 +40,8 @@ def run(
   Args:
     root: the workdir of all of them.
     seed: of the split, and of every shadow's own streams.
-    data, models, diffusion, train: the config sections, as plain dicts.
+    data, models, train: the config sections, as plain dicts.
+    diffusion, adversarial: see `run.run`.
     upsamplers: of a cascade, whose base alone has shadows.
     which: their numbers; None for all of data.split.shadows.
     progress: show the rate and the time left.
@@ -66,7 +68,9 @@ def run(
     raise ValueError(
       "data.split.shadows=0: ask for an even number of shadow models"
     )
-  part = stages.sections(data, models, diffusion, train, upsamplers)
+  part = stages.sections(
+    data, models, diffusion, train, upsamplers, adversarial
+  )
   shape = stages.reduced_shape(dataset.images.shape[1:], part.height)
   shared = fit.program(shape, **part.config)
   for n, i in enumerate(which):
@@ -77,6 +81,7 @@ def run(
       data={**data, "split": {**data["split"], "shadow": i}},
       models=models,
       diffusion=diffusion,
+      adversarial=adversarial,
       train=train,
       upsamplers=upsamplers,
       shared=shared,

@@ -31,43 +31,53 @@ class Sections:
 
   Attributes:
     models, diffusion, train: the config sections.
+    adversarial: in the place of diffusion, of a GAN.
     height: of the images that it makes; None for that of the data.
     augmentation: levels of noise, of super-resolution; or None.
   """
 
   models: dict
-  diffusion: dict
+  diffusion: dict | None
   train: dict
   height: int | None = None
   augmentation: tuple[int, int] | None = None
+  adversarial: dict | None = None
 
   @property
   def config(self) -> dict[str, Any]:
     """The sections by name, as far as there are any."""
-    found: dict[str, Any] = {
-      "models": self.models,
-      "diffusion": self.diffusion,
-      "train": self.train,
-    }
-    if self.augmentation is not None:
-      found["augmentation"] = self.augmentation
+    found: dict[str, Any] = {"models": self.models, "train": self.train}
+    for name in ("diffusion", "adversarial", "augmentation"):
+      if getattr(self, name) is not None:
+        found[name] = getattr(self, name)
     return found
 
 
 def sections(
   data: dict,
   models: dict,
-  diffusion: dict,
+  diffusion: dict | None,
   train: dict,
   upsamplers: Sequence[dict],
+  adversarial: dict | None = None,
 ) -> Sections:
   """Those of the base, or of the stage that data.upsampler names.
 
   Raises:
-    ValueError: there is no such stage, its sections have unknown keys, or
-      sides or levels do not fit.
+    ValueError: there is no such stage, its sections have unknown keys, sides
+      or levels do not fit, or a network is to be both a denoiser and a GAN.
   """
   number = data.get("upsampler")
+  if adversarial is not None or diffusion is None:
+    if adversarial is None or diffusion is not None:
+      raise ValueError(
+        "give one of the sections 'diffusion', of a denoiser, and "
+        "'adversarial', of a GAN: the config has "
+        f"{'neither' if diffusion is None else 'both'}"
+      )
+    if upsamplers or number is not None:
+      raise ValueError("a GAN is no part of a cascade: leave out upsamplers")
+    return Sections(models, None, train, adversarial=adversarial)
   check(upsamplers, diffusion)
   if number is None:
     low = upsamplers[0]["low"] if upsamplers else None
