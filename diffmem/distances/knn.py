@@ -24,6 +24,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from diffmem import mesh as meshes
-from diffmem.arrays import Float, Int, UInt8
+from diffmem.arrays import Float, Int
 from diffmem.distances import metrics, mirrored, smallest, tiled
 from diffmem.distances.checks import (
   check_choice,
@@ -356,15 +357,16 @@ def sharded_meet(mesh: Mesh, values: Callable, form: str, k: int):
 
 
 def nearest(
-  queries: UInt8[np.ndarray, "n ..."],
-  references: UInt8[np.ndarray, "m ..."],
+  queries: Any,
+  references: Any,
   k: int = 10,
   **options,
 ) -> Neighbours:
   """The k nearest references of each query, exact, ties by the lower id.
 
-  queries, references: uint8 images of one shape, as arrays or anything with
-  shape, dtype and slices of rows (memory maps, stores); options: of `Index`.
+  queries [n ..], references [m ..]: uint8 images of one shape, as arrays or
+  anything with shape, dtype and slices of rows (memory maps, stores, banks);
+  options: of `Index`.
   The result depends on no option but mirror. Beside inputs and result, memory
   stays below 1 GiB.
   Raises ValueError for other dtypes, shapes that differ, empty or unfinished

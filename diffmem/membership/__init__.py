@@ -14,6 +14,7 @@ from diffmem.arrays import Float
 from diffmem.denoiser import Denoiser
 from diffmem.membership import (
   clid,
+  discriminator,
   loss,
   magnitude,
   one_step,
@@ -44,6 +45,11 @@ ATTACKS: dict[str, Attack] = {
   )
 }
 
+# Aimed at the discriminator of a GAN.
+GAN_ATTACKS: dict[str, Attack] = {
+  discriminator.ATTACK.name: discriminator.ATTACK
+}
+
 DETECTORS: dict[str, Detector] = {
   detector.name: detector
   for detector in (magnitude.DETECTOR, one_step.CONFIDENCE, one_step.EDGES)
@@ -52,6 +58,7 @@ DETECTORS: dict[str, Detector] = {
 __all__ = [
   "ATTACKS",
   "DETECTORS",
+  "GAN_ATTACKS",
   "Attack",
   "Detector",
   "check_attack",
@@ -67,8 +74,8 @@ def score(
   """Scores of images by an attack of that name; higher means member.
 
   Args:
-    attack: one of ATTACKS.
-    denoiser: the model under attack.
+    attack: one of ATTACKS, or of GAN_ATTACKS with t=0.
+    denoiser: the model under attack; for a GAN `targets.critic` of it.
     images: [n h w c], uint8, or floats in [-1, 1].
     **options: t=100 (several give [n t]), seed=0, batch=512, cond=None, and
       those of the attack: `ATTACKS[attack].defaults`.
@@ -79,14 +86,16 @@ def score(
     FloatingPointError: a value is not finite; names the images.
   """
   check_attack(attack)
-  return protocol.score(ATTACKS[attack], denoiser, images, **options)
+  every = {**ATTACKS, **GAN_ATTACKS}
+  return protocol.score(every[attack], denoiser, images, **options)
 
 
 def check_attack(name: str) -> str:
   """The name; ValueError with the choices if there is no such attack."""
-  if name not in ATTACKS:
+  if name not in ATTACKS and name not in GAN_ATTACKS:
     raise ValueError(
-      f"unknown attack {name!r}: choose one of {', '.join(ATTACKS)}"
+      f"unknown attack {name!r}: choose one of {', '.join(ATTACKS)}, or for a "
+      f"GAN {', '.join(GAN_ATTACKS)}"
     )
   return name
 

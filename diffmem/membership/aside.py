@@ -15,7 +15,6 @@ import numpy as np
 from diffmem import workdir
 from diffmem.arrays import UInt8
 from diffmem.data import reduced, streams
-from diffmem.denoiser import trained
 from diffmem.membership import (
   blind,
   by_step,
@@ -24,6 +23,7 @@ from diffmem.membership import (
   images,
   joined,
   stored,
+  targets,
 )
 from diffmem.membership.scene import Scene
 from diffmem.membership.single import Result
@@ -107,7 +107,7 @@ def generated_control(
   """Generated images as a third class, under every attack without shadows."""
   if isinstance(generations, str):
     return {"skipped": generations}
-  denoiser = trained.load(root)
+  denoiser = targets.load(root)
   cond = captioned.of_bank(
     root, scene.dataset, denoiser, banks.open_bank(root), len(generations)
   )
@@ -208,10 +208,11 @@ def steps(
   named = [
     (want, one)
     for want, one in zip(plan, found, strict=False)
-    if want.name == "loss"
+    if want.name in stored.BASES
   ]
   if not wanted or not named:
-    why = "membership.by_step is off" if named else "'loss' is not attacked"
+    bases = " or ".join(map(repr, stored.BASES))
+    why = "membership.by_step is off" if named else f"{bases} is not attacked"
     return {"skipped": why}
   want, one = named[0]
   return by_step.run(

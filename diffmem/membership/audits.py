@@ -19,7 +19,7 @@ import numpy as np
 
 from diffmem.data import canaries as recipes
 from diffmem.denoiser import trained
-from diffmem.membership import canaries, one_run, sets
+from diffmem.membership import canaries, one_run, sets, targets
 from diffmem.membership.learnt import check_keys
 from diffmem.membership.scene import Scene
 from diffmem.membership.single import Result
@@ -91,6 +91,8 @@ def of_canaries(
   """`canaries.measure` of the workdir's own model."""
   if scene.main is None or not scene.split.info.get("canaries"):
     return {"missing": "no model was given canaries: see data.canaries"}
+  if targets.kind(scene.main.models[0].meta["config"]) == "GAN":
+    return {"missing": "exposure is of a denoiser's loss, the model is a GAN"}
   return {
     "inserted": recipes.trained_on(scene.split)
     - len(scene.split.training_rows),

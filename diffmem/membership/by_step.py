@@ -13,7 +13,7 @@ import numpy as np
 
 from diffmem import workdir
 from diffmem.denoiser import trained
-from diffmem.membership import captioned, evaluate, loss, signals
+from diffmem.membership import captioned, evaluate, signals, targets
 from diffmem.membership.scene import Scene
 from diffmem.membership.stored import Wanted
 
@@ -73,11 +73,11 @@ def _losses(
   scene: Scene, want: Wanted, t: int, step: int, batch: int, progress: bool
 ) -> list[Any]:
   """The losses [n 1 draws a] of every target, kept as other signals are."""
-  targets, found = scene.targets, []
+  models, found = scene.targets, []
   images = scene.dataset.take(scene.ids)
   name = f"{want.signal.name}_step_{step}"
-  for model in targets.models:
-    folder = targets.root / "membership" / "signals" / model.name
+  for model in models.models:
+    folder = models.root / "membership" / "signals" / model.name
     record = workdir.plain(
       {
         "signal": name,
@@ -93,12 +93,12 @@ def _losses(
       (folder / name).rmtree(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     workdir.write_json(file, record)
-    denoiser = trained.load(model.folder, step=step)
+    denoiser = targets.load(model.folder, step=step)
     found.append(
       signals.compute(
         denoiser,
         captioned.sized(images, denoiser),
-        loss.SIGNAL,
+        want.attack.signal,
         t=[t],
         batch=batch,
         cond=scene.labels(denoiser),

@@ -58,6 +58,12 @@ def _block(queries, images, cond, *, t, draws, seed, augment):
 
 def _shape(denoiser, *, t, draws, seed, augment):
   signals.at_least_one(draws=draws)
+  check_augment(augment)
+  return (len(t), draws, len(augment))
+
+
+def check_augment(augment) -> None:
+  """ValueError unless these are names of AUGMENTATIONS."""
   if isinstance(augment, str) or not len(augment):
     raise ValueError(
       f"augment = {augment!r}: give a list of {', '.join(AUGMENTATIONS)}"
@@ -67,7 +73,6 @@ def _shape(denoiser, *, t, draws, seed, augment):
       raise ValueError(
         f"unknown augmentation {name!r}: choose of {', '.join(AUGMENTATIONS)}"
       )
-  return (len(t), draws, len(augment))
 
 
 SIGNAL = signals.Signal("losses", _block, _shape)

@@ -36,6 +36,7 @@ class Attack:
     queries: queries(*, t, **signal options) -> network calls an image.
     fit: fit(values, is_member [n], **options) -> whatever scores needs, of
       images whose membership is known; None where nothing is learnt.
+    of: "denoiser", or "GAN": what it can be aimed at.
   """
 
   name: str
@@ -45,6 +46,7 @@ class Attack:
   defaults: Mapping[str, Any]
   queries: Callable[..., int]
   fit: Callable[..., Any] | None = None
+  of: str = "denoiser"
 
   def options(self, **given: Any) -> tuple[dict, dict, dict]:
     """(of the signal, of the scores, of fit): the defaults, changed.

@@ -26,19 +26,24 @@ import numpy as np
 
 from diffmem import processes, workdir
 from diffmem.membership import (
+  ATTACKS,
+  GAN_ATTACKS,
   aside,
   audits,
   choosing,
   controls,
+  discriminator,
   evaluate,
   learnt,
   manifest,
+  nearest,
   prompt_stage,
   scene,
   shadow_signals,
   shadowed,
   single,
   stored,
+  targets,
 )
 
 _log = logging.getLogger(__name__)
@@ -70,7 +75,7 @@ def run(
   with_shadows = bool(membership["shadow_attacks"])
   attacks = []
   if with_shadows:
-    losses = stored.wanted("loss", membership, seed, plan)
+    losses = stored.wanted(stored.base(membership), membership, seed, plan)
     attacks = shadowed.plan(membership, losses)
   learns = any(want.attack.fit is not None for want in plan)
   fixed = membership["headline_t"] is not None
@@ -80,6 +85,8 @@ def run(
     seed=seed,
     with_shadows=with_shadows,
   )
+  _check_targets(here, membership, plan)
+  nearest.check(root, here, membership.get("nearest"))
   learnt.check(here, membership, seed)
   audits.check(here, membership["audits"])
   prompt_stage.check(membership.get("prompts"))
@@ -97,7 +104,8 @@ def run(
       models, want.signal, t=want.times, batch=batch, **want.of_signal
     )
   generated = aside.bank(root, here, membership["generated"])
-  inputs = {**here.inputs, **aside.inputs(root, membership["generated"])}
+  reads = membership["generated"] or membership.get("nearest") is not None
+  inputs = {**here.inputs, **aside.inputs(root, int(reads))}
   with workdir.stage(
     root,
     "membership",
@@ -136,7 +144,7 @@ def _attack(
   found = [work.without_shadows(want) for want in plan]
   if work.here.shadows is not None and losses is not None:
     found += work.with_shadows(attacks, losses)
-  found += work.learnt(found)
+  found += work.learnt(found) + work.by_generations()
   extra = work.control(plan, found, attacks, generated)
   extra |= work.beside(folder, plan, found)
   _write(folder, work.here, found, extra)
@@ -172,6 +180,29 @@ def _check(membership: dict, plan: list[stored.Wanted]) -> None:
         f"membership.controls.{key} = {membership['controls'][key]}, expected "
         "at least 2"
       )
+
+
+def _check_targets(here, membership: dict, plan: list[stored.Wanted]) -> None:
+  """Attacks are of denoisers or of GANs; refuses those of the other kind."""
+  meta = here.targets.models[0].meta
+  kind = targets.kind(meta["config"])
+  for want in plan:
+    if want.attack.of != kind:
+      raise ValueError(
+        f"membership.attacks has {want.name!r}, which is of a "
+        f"{want.attack.of}, and the model is a {kind}: choose of "
+        f"{', '.join(GAN_ATTACKS if kind == 'GAN' else ATTACKS)}"
+      )
+    if kind == "GAN":
+      discriminator.check_times(want.times)
+  if kind == "GAN" and membership["gradients"] is not None:
+    raise ValueError(
+      "membership.gradients are of a denoiser's loss, the model is a GAN: set "
+      "membership.gradients=None"
+    )
+  learnt.check_keys(
+    "membership.nearest", membership.get("nearest"), nearest.KEYS
+  )
 
 
 class _Work:
@@ -233,6 +264,18 @@ class _Work:
         )
       )
     return made
+
+  def by_generations(self) -> list[single.Result]:
+    """The attack that needs a bank alone, where it is asked for."""
+    section = self.membership.get("nearest")
+    if section is None:
+      return []
+    criterion = self.rule["criterion"]
+    return [
+      nearest.run(
+        self.root, self.here, section, criterion=criterion, **self.resampling
+      )
+    ]
 
   def control(self, plan, found, attacks, generated) -> dict[str, Any]:
     """What is found in nothing; {"_controls": ..}."""

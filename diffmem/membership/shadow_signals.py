@@ -18,8 +18,8 @@ import diffmem.data
 from diffmem import store, workdir
 from diffmem.arrays import Bool, Float, Int
 from diffmem.data import reduced
-from diffmem.denoiser import Denoiser, trained
-from diffmem.membership import captioned, signals
+from diffmem.denoiser import Denoiser
+from diffmem.membership import captioned, signals, targets
 from diffmem.membership.manifest import Manifest, Model
 
 _log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def _folders(manifest: Manifest) -> dict[str, Any]:
 
 def _load(model: Model, template: Denoiser | None) -> Denoiser:
   """The model; with the functions of an earlier one, whose programs it runs."""
-  loaded = trained.load(model.folder)
+  loaded = targets.load(model.folder)
   if template is None:
     return loaded
   return dataclasses.replace(template, params=loaded.params, eps=None)

@@ -110,7 +110,7 @@ def plan(membership: dict, want: Wanted) -> list[Plan]:
         )
     options = {k: v for k, v in given.items() if k not in COMMON}
     augment, stored = tuple(given["augment"]), list(want.options["augment"])
-    draws, most = given["draws"], want.options["draws"]
+    draws, most = given["draws"], want.options.get("draws", 1)
     if not set(augment) <= set(stored) or not augment:
       raise ValueError(
         f"membership.shadow_attacks.{name}.augment = {augment}: the losses "

@@ -15,7 +15,16 @@ import numpy as np
 from diffmem import workdir
 from diffmem.arrays import Float
 from diffmem.denoiser import Denoiser
-from diffmem.membership import ATTACKS, check_attack, protocol, signals
+from diffmem.membership import (
+  ATTACKS,
+  GAN_ATTACKS,
+  check_attack,
+  protocol,
+  signals,
+)
+
+# Whose values attacks with shadow models, and earlier checkpoints, go by.
+BASES = ("loss", "discriminator")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +98,7 @@ def wanted(
   name: str, membership: dict, seed: int, before: Sequence[Wanted] = ()
 ) -> Wanted:
   """What one attack wants; `before` are others whose signals it may share."""
-  attack = ATTACKS[check_attack(name)]
+  attack = (ATTACKS | GAN_ATTACKS)[check_attack(name)]
   given = dict(membership.get(name) or {})
   times = tuple(given.pop("t", None) or membership["t"])
   if len(set(times)) < len(times) or not times:
@@ -115,6 +124,12 @@ def wanted(
     own = f"{attack.signal.name}_{name}"
     signal = dataclasses.replace(attack.signal, name=own)
   return Wanted(attack, signal, times, of_signal, of_scores, of_fit)
+
+
+def base(membership: dict) -> str:
+  """The attack whose values those with shadow models read."""
+  named = [name for name in BASES if name in membership["attacks"]]
+  return named[-1] if named else BASES[0]
 
 
 def of_generated(

@@ -137,7 +137,7 @@ def test_what_is_kept_is_not_computed_again(template, computed, monkeypatch):
     raise AssertionError("computed again")
 
   monkeypatch.setattr(shadow_signals.signals, "compute", never)
-  monkeypatch.setattr(shadow_signals.trained, "load", never)
+  monkeypatch.setattr(shadow_signals.targets, "load", never)
   again = _compute(template)
   np.testing.assert_array_equal(again.values(), computed[0].values())
 
