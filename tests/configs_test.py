@@ -26,11 +26,11 @@ from diffmem.membership import (
   shadowed,
   stored,
 )
-from diffmem.models import presets
+from diffmem.models import gan, gan_presets, presets
 from diffmem.quality import run as quality_run
 from diffmem.report import compare
 from diffmem.sample import chain, choosing, mitigation, pipelines
-from diffmem.train import deduplication, privacy
+from diffmem.train import deduplication, gan_program, privacy
 
 CONFIGS = {
   "digits.py": [
@@ -105,6 +105,20 @@ ASIDE = {
 }
 # Of runs that have finished.
 COMPARED = {"compare.py": ["", "debug", "seed=3"]}
+# GANs, in the place of a denoiser.
+GANS = {
+  "gan_small.py": [
+    "",
+    "debug",
+    "seed=3",
+    *(
+      f"family={family}"
+      for family in ("diffbiggan", "e2gan", "nda", "wgan_alp")
+    ),
+    "shadows=4,steps=80",
+    "debug,family=wgan_alp,shadows=4,shadow=3",
+  ],
+}
 # A cascade with captions, asked by prompt.
 CAPTIONED = {
   "imagen_small.py": ["", "debug", "seed=3", "twin=runs/other", "debug,twin=x"]
@@ -149,7 +163,7 @@ def accepts(function, section, given=()):
 
 def test_every_config_is_listed(root):
   files = {p.name for p in (root / "configs").glob("*.py")} - {"__init__.py"}
-  trained = (CONFIGS, SHADOWS, UNSAMPLED, SURROGATE, ASIDE, CAPTIONED)
+  trained = (CONFIGS, SHADOWS, UNSAMPLED, SURROGATE, ASIDE, GANS, CAPTIONED)
   listed = (*trained, OUTSIDE, COMPARED)
   assert files == set().union(*listed)
 
@@ -280,6 +294,45 @@ def test_sections_are_arguments(root, name, arg):
   schedules.create(**config["diffusion"]["schedule"])
 
 
+@pytest.mark.parametrize(
+  ("name", "arg"), [(n, a) for n, args in GANS.items() for a in args]
+)
+def test_configs_of_gans(root, name, arg):
+  config = load(root, name, arg)
+  assert config.is_locked
+  assert set(config) == SECTIONS - {"diffusion"} | {"adversarial"}
+  sections = config.to_dict()
+  accepts(diffmem.audit.run, sections)
+  accepts(data.prepare, sections["data"], given=("seed",))
+  both = gan.create(shape=(8, 8, 1), **sections["models"])
+  gan_program.parts(both, sections["adversarial"], sections["train"])
+  knobs = {
+    knob
+    for network in gan.FAMILIES[both.family]
+    for knob in keywords(network.__init__)[0]
+  }
+  assert set(sections["models"]) == knobs | {"family", "num_classes", "latent"}
+  assert set(sections["sample"]) == {"n", "batch", "backend"}
+  family = (
+    "stylegan_ada" if "family=" not in arg else arg.split("=")[1].split(",")[0]
+  )
+  preset = getattr(gan_presets, f"{family}_small")()
+  assert preset.items() <= sections["models"].items()
+  (want,) = stored.plan(sections["membership"], config.seed)
+  attacks = shadowed.plan(sections["membership"], want)
+  assert bool(attacks) == ("shadows=4" in arg and "shadow=" not in arg)
+  full = load(root, name, arg.removeprefix("debug").lstrip(",")).to_dict()
+  for section in set(full) - {"seed"}:
+    assert set(full[section]) == set(sections[section])
+
+
+def test_shadows_of_a_gan_are_pairs(root):
+  with pytest.raises(ValueError, match="shadows=2: expected 0, or 4 or more"):
+    load(root, "gan_small.py", "shadows=2")
+  with pytest.raises(ValueError, match="unknown family 'stylegan'"):
+    load(root, "gan_small.py", "family=stylegan")
+
+
 @pytest.mark.parametrize(("name", "arg"), FITTED)
 def test_every_knob_of_the_model_is_in_the_config(root, name, arg):
   config = load(root, name, arg).to_dict()["models"]
@@ -356,6 +409,7 @@ def test_the_cifar10_network_has_the_published_size(root):
     *UNSAMPLED,
     *SURROGATE,
     *ASIDE,
+    *GANS,
     *CAPTIONED,
   ],
 )
