@@ -30,7 +30,7 @@ def _render(root):
 
 @pytest.fixture
 def private(workdir):
-  workdir.all()
+  workdir.train().membership()
   made = conftest.meta(conftest.CONFIG, 97.1, parameters=9, privacy=PRIVACY)
   workdir.write("train/meta.json", made)
   return workdir

@@ -23,10 +23,9 @@ def test_a_golden_value():
   assert accounting.epsilon(1.1, **SMALL) == pytest.approx(1.515, abs=2e-3)
 
 
-@pytest.mark.parametrize("sigma", [1.1, 4.0])
-def test_it_is_tighter_than_renyi_divergences(sigma):
+def test_it_is_tighter_than_renyi_divergences():
   """Another accountant's upper bound of the same steps, within a quarter."""
-  ours, other = accounting.epsilon(sigma, **SMALL), _rdp(sigma, **SMALL)
+  ours, other = accounting.epsilon(1.1, **SMALL), _rdp(1.1, **SMALL)
   assert 0.75 * other < ours < other
 
 
@@ -46,13 +45,13 @@ def test_a_group_without_sampling_is_a_larger_clip():
 
 def test_a_group_is_worse_than_a_row_and_better_than_rows_composed():
   """Against (1 - q) N(0) + q N(k): as if its copies came all or none."""
-  options = dict(rate=0.05, steps=50, delta=1e-5)
+  options = dict(rate=0.05, steps=10, delta=1e-5)
   one = accounting.epsilon(2.0, **options)
   two = accounting.epsilon(2.0, **options, copies=2)
   five = accounting.epsilon(2.0, **options, copies=5)
   assert one < two < five
   # The general bound of groups costs delta as well: more than 5 epsilon.
-  together = accounting.epsilon(2.0 / 5, rate=0.05 * 5, steps=50, delta=1e-5)
+  together = accounting.epsilon(2.0 / 5, rate=0.05 * 5, steps=10, delta=1e-5)
   assert five < together
 
 
@@ -60,11 +59,10 @@ def test_no_noise_is_not_private():
   assert accounting.epsilon(0.0, **SMALL) == np.inf
 
 
-@pytest.mark.parametrize("target", [0.5, 20.0])
-def test_noise_is_solved_for(target):
-  sigma = accounting.noise_for(target, **SMALL)
-  assert accounting.epsilon(sigma, **SMALL) <= target
-  assert accounting.epsilon(sigma / 1.002, **SMALL) > target
+def test_noise_is_solved_for():
+  sigma = accounting.noise_for(6.0, **SMALL)
+  assert accounting.epsilon(sigma, **SMALL) <= 6.0
+  assert accounting.epsilon(sigma / 1.002, **SMALL) > 6.0
 
 
 @pytest.mark.parametrize(

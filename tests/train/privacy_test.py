@@ -6,7 +6,7 @@ import pytest
 from diffmem.train import accounting, privacy
 
 SECTION = {
-  "noise_multiplier": 2.0,
+  "noise_multiplier": 4.0,
   "epsilon": None,
   "delta": 1e-4,
   "clip": 0.5,
@@ -16,7 +16,7 @@ SECTION = {
 
 def _plan(rows=200, batch=20, **changes):
   section = SECTION | changes
-  return privacy.plan({"batch": batch, "steps": 30, "privacy": section}, rows)
+  return privacy.plan({"batch": batch, "steps": 5, "privacy": section}, rows)
 
 
 def test_without_the_section_there_is_none():
@@ -29,19 +29,19 @@ def test_the_record_tells_the_unit_and_every_number_of_copies():
   assert found is not None
   record = found.record([1, 5, 5, 2])
   assert list(record["by_copies"]) == ["1", "2", "5"]
-  options = dict(rate=0.1, steps=30, delta=1e-4)
-  assert record["epsilon"] == accounting.epsilon(2.0, **options)
+  options = dict(rate=0.1, steps=5, delta=1e-4)
+  assert record["epsilon"] == accounting.epsilon(4.0, **options)
   assert record["by_copies"]["5"] == accounting.epsilon(
-    2.0, **options, copies=5
+    4.0, **options, copies=5
   )
   assert (record["rows"], record["rate"], record["clip"]) == (200, 0.1, 0.5)
   assert "one row" in record["unit"]
 
 
 def test_noise_follows_from_epsilon():
-  found = _plan(noise_multiplier=None, epsilon=1.0)
+  found = _plan(noise_multiplier=None, epsilon=6.0)
   assert found is not None
-  assert 0.99 < found.epsilon() <= 1.0
+  assert 5.98 < found.epsilon() <= 6.0
 
 
 def test_clipping_alone_has_no_epsilon():

@@ -10,10 +10,10 @@ import optax
 import pytest
 import scipy.stats
 
-from diffmem import keys, mesh, models, workdir
+from diffmem import keys, models, workdir
 from diffmem.data import PoissonBatches
 from diffmem.diffusion import schedules
-from diffmem.train import private_step, run, state, step
+from diffmem.train import private_step, run, step
 from tests.train.run_test import CONFIG
 
 SHAPE = (4, 4, 1)
@@ -186,23 +186,3 @@ def test_what_cannot_be_private_is_refused_before_anything_is_made(tmp_path):
   config["train"]["privacy"]["microbatch"] = 12
   with pytest.raises(ValueError, match=r"microbatch=12 does not divide over 8"):
     run.run(tmp_path, **config, progress=False)
-
-
-def test_the_state_is_donated(network):
-  model, each, _ = network
-  tx = state.optimizer(lambda step: 0.1, clip=1.0)
-  whole = mesh.replicated(mesh.data_mesh())
-  first = jax.device_put(state.init(model.init, tx, keys.root(0)), whole)
-  one = private_step.create(
-    model, each, tx, lambda step: 0.1, ema=0.9, batch=20, clip=CLIP
-  )
-  parts = [
-    mesh.shard({k: v for k, v in part.items() if k != "row"}, mesh.data_mesh())
-    for part in _parts(8)
-  ]
-  second, values = one(
-    first, parts, mesh.replicate(keys.root(1), mesh.data_mesh()), 1.0
-  )
-  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
-  assert int(second["step"]) == 1
-  assert set(values) == {"loss", "grad_norm", "clipped", "lr", "images"}
