@@ -27,7 +27,8 @@ GANs too.
 Arguments: `debug` (the same path in under a minute, too short to learn
 anything), `seed=N`, `family=NAME`, `steps=N` (of training), `shadows=N` (0, or
 an even number, 4 or more), `shadow=I` (this run is of shadow I alone, in
-<workdir>/shadows/I, as one job of many).
+<workdir>/shadows/I, as one job of many), `quality` (also measure how good the
+generations are).
 """
 
 import ml_collections
@@ -134,6 +135,22 @@ FAMILIES = {
 }
 
 
+def quality() -> dict:
+  """That of digits.py, but that a GAN has no denoising loss."""
+  return dict(
+    features=dict(
+      name="classifier",
+      path=placeholder(str),
+      training=dict(steps=200, batch=128, seed=0),
+    ),
+    images=10_000,
+    batch=256,
+    groups=20,
+    neighbours=dict(precision=3, coverage=5),
+    loss=None,
+  )
+
+
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is what follows the colon of --config."""
   given = args.parse(
@@ -144,6 +161,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     steps=4000,
     shadows=0,
     shadow=int,
+    quality=False,
   )
   if given.family not in FAMILIES:
     raise ValueError(args.unknown("family", given.family, FAMILIES))
@@ -248,6 +266,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       labels=(),
     ),
   )
+  if given.quality:
+    sections["quality"] = quality()
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
     _shorten(config)
@@ -276,3 +296,6 @@ def _shorten(config) -> None:
   config.membership.audits.sets.update(sizes=(20,), resamples=5)
   config.membership.quantile.bags = 1
   config.membership.controls.update(draws=20, permutations=20, trees=10)
+  if "quality" in config:
+    config.quality.features.training.steps = 2
+    config.quality.groups = 5

@@ -116,6 +116,7 @@ GANS = {
       for family in ("diffbiggan", "e2gan", "nda", "wgan_alp")
     ),
     "shadows=4,steps=80",
+    "debug,quality",
     "debug,family=wgan_alp,shadows=4,shadow=3",
   ],
 }
@@ -300,7 +301,12 @@ def test_sections_are_arguments(root, name, arg):
 def test_configs_of_gans(root, name, arg):
   config = load(root, name, arg)
   assert config.is_locked
-  assert set(config) == SECTIONS - {"diffusion"} | {"adversarial"}
+  judged = {"quality"} if "quality" in arg else set()
+  assert set(config) == SECTIONS - {"diffusion"} | {"adversarial"} | judged
+  if judged:
+    quality_run.check(config.quality.to_dict())
+    digits = load(root, "digits.py", "quality").quality
+    assert config.quality.keys() == digits.keys()
   sections = config.to_dict()
   accepts(diffmem.audit.run, sections)
   accepts(data.prepare, sections["data"], given=("seed",))

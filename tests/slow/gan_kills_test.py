@@ -26,7 +26,7 @@ FLAGS = {
   "sample.n": 256,
   "sample.batch": 16,
 }
-KILLS = {"train": 3, "sample": 2}
+KILLS = {"train": 2, "sample": 1}
 
 
 def _start(stage, root):
@@ -35,7 +35,7 @@ def _start(stage, root):
       sys.executable,
       "-m",
       f"diffmem.bin.{stage}",
-      "--config=gan_small.py:debug,family=wgan_alp",
+      "--config=gan_small.py:debug,family=diffbiggan",
       f"--workdir={root}",
       *(f"--config.{key}={value}" for key, value in FLAGS.items()),
     ],
