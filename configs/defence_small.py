@@ -21,9 +21,10 @@ defence alone:
   amg      sampled away from training images (Chen et al. 2024)
 
 Arguments: `debug` (the same path in under a minute, too short to learn
-anything), `seed=N`, `defence=...`, `steps=N`, `ema=X` (0 for none), `coins`
-(each image of a pool is put in or left out by a coin, nothing is planted and
-nothing sampled, so that one run bounds epsilon from below).
+anything), `seed=N`, `defence=...`, `steps=N`, `ema=X` (0 for none), `quality`
+(also measure how good the generations are), `coins` (each image of a pool is
+put in or left out by a coin, nothing is planted and nothing sampled, so that
+one run bounds epsilon from below).
 """
 
 import ml_collections
@@ -74,6 +75,21 @@ DEFENCES = {
 }
 
 
+def _quality():
+  return dict(
+    features=dict(
+      name="pixels",  # of 8 x 8 images; or classifier, inception, ...
+      path=placeholder(str),
+      training=dict(steps=200, batch=128, seed=0),  # of the small classifier
+    ),
+    images=10_000,  # of each set, no more than the smallest has
+    batch=256,
+    groups=20,  # of images that are left out in turn, for intervals
+    neighbours=dict(precision=3, coverage=5),
+    loss=dict(times=20, draws=4),  # of members and held-out images
+  )
+
+
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is what follows the colon of --config."""
   given = args.parse(
@@ -83,15 +99,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     defence="none",
     steps=4000,
     ema=0.999,
+    quality=False,
     coins=False,
   )
   if given.defence not in DEFENCES:
     raise ValueError(args.unknown("defence", given.defence, DEFENCES))
   steps = given.steps // 4 if given.defence == "early" else given.steps
   sections = _sections(given.seed, steps, given.ema)
+  if given.quality:
+    sections["quality"] = _quality()
   if given.coins:
     for stage in ("sample", "distances", "features", "extraction"):
       del sections[stage]
+    sections.pop("quality", None)
     sections["data"]["split"].update(name="bernoulli", planted=())
     one_run = dict(delta=1e-4, significance=0.05, outside=0.5, part=0.3)
     sections["membership"]["audits"]["one_run"] = one_run
@@ -231,3 +251,6 @@ def _shorten(config) -> None:
   config.membership.update(t=(10, 100), bootstrap=100)
   config.membership.loss.draws = 2
   config.membership.controls.update(draws=20, permutations=20, trees=10)
+  if "quality" in config:
+    config.quality.groups = 5
+    config.quality.loss.update(times=2, draws=1)

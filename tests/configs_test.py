@@ -60,6 +60,8 @@ CONFIGS["defence_small.py"] = [
   "debug",
   "seed=3",
   "steps=400,ema=0.0",
+  "quality",
+  "debug,quality,defence=dp_low",
   *(f"{debug}defence={arm}" for arm in ARMS for debug in ("", "debug,")),
 ]
 ALL = [(name, arg) for name, args in CONFIGS.items() for arg in args]
