@@ -81,7 +81,7 @@ def bias(pair: dict[str, Any]) -> str:
   """By how much the Frechet distance is too large at this n."""
   if pair["frechet"] is None:
     return ""
-  return number(-pair["bias"]["frechet"])
+  return number(pair["bias"]["frechet"])
 
 
 def _form(x: int | float) -> str:
