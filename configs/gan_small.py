@@ -25,10 +25,10 @@ nearest generation is; with `shadows`, by LiRA on the logits of as many shadow
 GANs too.
 
 Arguments: `debug` (the same path in under a minute, too short to learn
-anything), `seed=N`, `family=NAME`, `steps=N` (of training), `shadows=N` (0, or
-an even number, 4 or more), `shadow=I` (this run is of shadow I alone, in
-<workdir>/shadows/I, as one job of many), `quality` (also measure how good the
-generations are).
+anything), `seed=N`, `family=NAME`, `steps=N` (of training, in place of the
+family's), `shadows=N` (0, or an even number, 4 or more), `shadow=I` (this run
+is of shadow I alone, in <workdir>/shadows/I, as one job of many), `quality`
+(also measure how good the generations are).
 """
 
 import ml_collections
@@ -79,14 +79,16 @@ _ADVERSARIAL = dict(
   discriminator_lr=4e-4,
   betas=(0.0, 0.999),
 )
-# family -> (networks, adversarial training, the generator's learning rate)
+# family -> (networks, adversarial training, the generator's learning rate,
+# steps)
 FAMILIES = {
   "stylegan_ada": (
     _STYLE,
     dict(
       _ADVERSARIAL,
       loss="logistic",
-      penalties=dict(r1=dict(weight=0.1, every=8)),
+      # With 0.1 it soon draws one digit only; docs/gans.md.
+      penalties=dict(r1=dict(weight=3.0, every=4)),
       augment=dict(
         name="ada",
         blit=False,  # a mirrored digit is no digit
@@ -102,6 +104,7 @@ FAMILIES = {
       betas=(0.0, 0.99),
     ),
     2.5e-3,
+    4000,
   ),
   "diffbiggan": (
     dict(_BIG, num_classes=10),
@@ -110,12 +113,14 @@ FAMILIES = {
       augment=dict(name="diffaugment", policy=("translation", "cutout")),
     ),
     4e-4,
+    2000,
   ),
-  "e2gan": (_E2, dict(_ADVERSARIAL, betas=(0.0, 0.9)), 4e-4),
+  "e2gan": (_E2, dict(_ADVERSARIAL, betas=(0.0, 0.9)), 4e-4, 1500),
   "nda": (
     _BIG,
     dict(_ADVERSARIAL, negatives=dict(name="jigsaw", share=0.25)),
     4e-4,
+    1500,
   ),
   "wgan_alp": (
     dict(_BIG, family="resnet"),
@@ -131,6 +136,7 @@ FAMILIES = {
       betas=(0.0, 0.9),
     ),
     4e-4,
+    1000,  # each is dear: three updates of D, four passes in each
   ),
 }
 
@@ -158,7 +164,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     debug=False,
     seed=0,
     family="stylegan_ada",
-    steps=4000,
+    steps=int,
     shadows=0,
     shadow=int,
     quality=False,
@@ -169,7 +175,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     raise ValueError(
       f"config argument shadows={given.shadows}: expected 0, or 4 or more"
     )
-  networks, adversarial, lr = FAMILIES[given.family]
+  networks, adversarial, lr, steps = FAMILIES[given.family]
   alone = given.shadow is not None  # no others to attack it with
   sections = dict(
     seed=given.seed,
@@ -194,7 +200,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     adversarial=adversarial,
     train=dict(
       batch=64,
-      steps=given.steps,
+      steps=steps if given.steps is None else given.steps,
       lr=lr,  # of the generator
       warmup=0,
       decay="constant",
