@@ -89,30 +89,36 @@ def both(
 ) -> tuple[Any, Any, Any]:
   """(eps with cond, eps with the null condition, fraction with cond).
 
-  One network call on 2b examples.
+  One network call on 2b examples, the two of each image side by side: where
+  images are divided over devices, so are pairs, and nothing is exchanged.
   """
   eps, fraction = predict(
     params,
-    jnp.concatenate([x_t, x_t]),
-    jnp.concatenate([t, t]),
+    _paired(x_t, x_t),
+    _paired(t, t),
     _doubled(jax.tree.map(jnp.asarray, cond), null_cond),
   )
-  b = len(x_t)
-  return eps[:b], eps[b:], None if fraction is None else fraction[:b]
+  return eps[::2], eps[1::2], None if fraction is None else fraction[::2]
+
+
+def _paired(one: Any, other: Any) -> jax.Array:
+  """Rows in turn: of one, of the other."""
+  pairs = jnp.stack([one, other], axis=1)
+  return pairs.reshape(-1, *pairs.shape[2:])
 
 
 def _doubled(cond: Any, null_cond: Any) -> Any:
-  """The conditions, then as many times the null condition."""
+  """Each condition, and after it the null condition."""
 
   def beside(leaf, null):
     null = jnp.broadcast_to(jnp.asarray(null, leaf.dtype), leaf.shape)
-    return jnp.concatenate([leaf, null])
+    return _paired(leaf, null)
 
   if not (isinstance(cond, dict) and isinstance(null_cond, dict)):
     return jax.tree.map(beside, cond, null_cond)
   return {
     name: jax.tree.map(beside, value, null_cond[name])
     if name in null_cond
-    else jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), value)
+    else jax.tree.map(lambda leaf: _paired(leaf, leaf), value)
     for name, value in cond.items()
   }

@@ -152,7 +152,10 @@ def test_the_magnitude_is_taken_along_the_sampler_s_chain(memorized):
     one, none = memorized.eps(x, t, cond), memorized.eps(x, t, None)
     gap = np.asarray(one - none).reshape(3, -1)
     np.testing.assert_allclose(
-      values[:, i, 0], np.linalg.norm(gap, axis=1), rtol=2e-3
+      values[:, i, 0],
+      np.linalg.norm(gap, axis=1),
+      rtol=2e-3,
+      atol=2e-5,  # of noise alone both predictions are one
     )
     ab, then = SHORT.alpha_bar[t[0]], 1.0
     if i + 1 < len(times):
