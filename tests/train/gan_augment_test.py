@@ -29,9 +29,8 @@ ALL = {"blit": True, "geometry": True, "colour": True}
 
 
 def images(b=16, shape=(8, 6, 1), seed=0):
-  return jax.random.uniform(
-    keys.root(seed), (b, *shape), minval=-1.0, maxval=1.0
-  )
+  rng = np.random.default_rng(seed)
+  return rng.uniform(-1.0, 1.0, (b, *shape)).astype(np.float32)
 
 
 ada = jax.jit(gan_ada.augment, static_argnames=("blit", "geometry", "colour"))
@@ -41,16 +40,15 @@ def test_nothing_happens_with_probability_nought():
   x = images(shape=(8, 6, 3))
   moved = ada(x, keys.root(1), 0.0, blit=True, geometry=True, colour=False)
   np.testing.assert_array_equal(moved, x)
-  for y in (x, x[..., :1]):
-    found = ada(y, keys.root(1), 0.0, blit=False, geometry=False, colour=True)
-    np.testing.assert_allclose(found, y, atol=2e-6)
+  found = ada(x, keys.root(1), 0.0, blit=False, geometry=False, colour=True)
+  np.testing.assert_allclose(found, x, atol=2e-6)
 
 
 def test_as_many_images_change_as_should():
   x = images(2000, (4, 4, 1))
   for p in (0.2, 0.7):
     found = ada(x, keys.root(2), p, blit=False, geometry=False, colour=True)
-    changed = float((jnp.abs(found - x) > 1e-5).any((1, 2, 3)).mean())
+    changed = (np.abs(found - x) > 1e-5).any((1, 2, 3)).mean()
     # Of a grey image: brightness, contrast and half of the mirrored luma.
     expected = 1 - (1 - p) ** 2 * (1 - p / 2)
     # Hue and saturation leave grey pixels alone.
@@ -61,19 +59,25 @@ def test_blits_only_exchange_pixels():
   """Square images: the same grey levels, but for those that an edge repeats."""
   x = images(64, (8, 8, 1))
   found = ada(x, keys.root(3), 1.0, blit=True, geometry=False, colour=False)
-  for before, after in zip(np.asarray(x), np.asarray(found), strict=True):
+  for before, after in zip(x, np.asarray(found), strict=True):
     near = np.abs(after.reshape(-1, 1) - before.reshape(1, -1)).min(1)
     assert near.max() < 1e-6
-  assert float(jnp.abs(found - x).max()) > 0.1
+  assert np.abs(found - x).max() > 0.1
 
 
 def test_an_affine_map_reads_as_scipy_does():
   ndimage = pytest.importorskip("scipy.ndimage")
   x = images(3, (7, 6, 1), seed=4)
-  maps = gan_warp.rotate(jnp.array([0.3, 1.0, -2.0]))
-  maps = maps @ gan_warp.scale(jnp.full(3, 0.8), jnp.full(3, 1.1))
-  maps = maps @ gan_warp.shift(jnp.full(3, 0.25), jnp.full(3, -1.5))
-  found = np.asarray(gan_warp.affine(x, maps))
+
+  @jax.jit
+  def move(x):
+    maps = gan_warp.rotate(jnp.array([0.3, 1.0, -2.0]))
+    scaled = gan_warp.scale(jnp.full(3, 0.8), jnp.full(3, 1.1))
+    moved = gan_warp.shift(jnp.full(3, 0.25), jnp.full(3, -1.5))
+    maps = gan_warp.after(gan_warp.after(maps, scaled), moved)
+    return maps, gan_warp.affine(x, maps)
+
+  maps, found = (np.asarray(v) for v in move(x))
   middle = np.array([3.0, 2.5])
   for i in range(3):
     m = np.asarray(maps[i], np.float64)
@@ -118,11 +122,12 @@ def test_the_controller_moves_at_the_published_rate():
   """Batches of 64: 4 * 64 / 500,000 every fourth, towards sign 0.6."""
   made = gan_augment.create(ADA)
   state, p, seen = made.init(), 0.0, []
+  control = jax.jit(made.control)
   rng = np.random.default_rng(0)
   for step in range(64):
     share = 0.9 if step < 40 else 0.6  # of positive signs: r of .8, then .2
     logits = np.where(rng.permutation(64) < 64 * share, 1.5, -0.5)
-    state = made.control(state, jnp.asarray(logits, jnp.float32))
+    state = control(state, logits.astype(np.float32))
     seen.append(np.sign(logits).mean())
     if len(seen) == 4:
       p = max(0.0, p + np.sign(np.mean(seen) - 0.6) * 4 * 64 / 500_000)
@@ -133,9 +138,9 @@ def test_the_controller_moves_at_the_published_rate():
 
 def test_p_does_not_fall_below_nought_and_may_be_fixed():
   made = gan_augment.create(ADA)
-  state = made.init()
+  state, control = made.init(), jax.jit(made.control)
   for _ in range(8):
-    state = made.control(state, jnp.full(64, -1.0))
+    state = control(state, np.full(64, -1.0, np.float32))
   assert float(state["p"]) == 0.0
   fixed = gan_augment.create(ADA | {"start": 0.3, "target": None})
   state = fixed.init()
@@ -146,9 +151,9 @@ def test_p_does_not_fall_below_nought_and_may_be_fixed():
 
 def test_diffaugment_translates_by_whole_pixels_and_cuts_squares():
   x = 1.0 + images(200, (8, 8, 1)) ** 2  # no zeros
-  moved = np.asarray(gan_diffaugment.translation(x, keys.root(1)))
+  moved = np.asarray(jax.jit(gan_diffaugment.translation)(x, keys.root(1)))
   seen = set()
-  for before, after in zip(np.asarray(x), moved, strict=True):
+  for before, after in zip(x, moved, strict=True):
     rows, columns = np.nonzero(after[..., 0])
     dy = rows.min() if rows.min() else rows.max() - 7
     dx = columns.min() if columns.min() else columns.max() - 7
@@ -158,7 +163,7 @@ def test_diffaugment_translates_by_whole_pixels_and_cuts_squares():
       after[..., 0], padded[1 - dy : 9 - dy, 1 - dx : 9 - dx]
     )
   assert seen == {(y, z) for y in (-1, 0, 1) for z in (-1, 0, 1)}
-  cut = np.asarray(gan_diffaugment.cutout(x, keys.root(1))) == 0
+  cut = np.asarray(jax.jit(gan_diffaugment.cutout)(x, keys.root(1))) == 0
   assert cut.sum((1, 2, 3)).max() == 16
   assert cut.sum((1, 2, 3)).min() >= 4  # the middle lies in the image
   assert cut.any((0, 3)).all()
@@ -166,8 +171,8 @@ def test_diffaugment_translates_by_whole_pixels_and_cuts_squares():
 
 def test_color_keeps_within_its_bounds():
   x = images(50, (4, 4, 3))
-  found = gan_diffaugment.color(x, keys.root(1))
-  shift = np.asarray((found - x).mean((1, 2, 3)))
+  found = jax.jit(gan_diffaugment.color)(x, keys.root(1))
+  shift = (np.asarray(found) - x).mean((1, 2, 3))
   assert np.abs(shift).max() <= 0.5
   assert np.abs(shift).max() > 0.4
 
@@ -175,16 +180,14 @@ def test_color_keeps_within_its_bounds():
 @pytest.mark.parametrize("name", list(gan_negatives.NEGATIVES))
 def test_negatives_are_made_of_the_images_and_are_none_of_them(name):
   x = images(12, (8, 8, 1))
-  made = np.asarray(gan_negatives.create(name)(x, keys.root(1)))
+  made = np.asarray(jax.jit(gan_negatives.create(name))(x, keys.root(1)))
   assert made.shape == x.shape
-  assert (
-    np.abs(made[:, None] - np.asarray(x)[None]).max((2, 3, 4)) > 0.1
-  ).all()
+  assert (np.abs(made[:, None] - x[None]).max((2, 3, 4)) > 0.1).all()
   if name == "jigsaw":
     np.testing.assert_allclose(
       np.sort(made.reshape(12, -1)), np.sort(x.reshape(12, -1))
     )
-    quarters = np.asarray(x).reshape(12, 2, 4, 2, 4).transpose(0, 1, 3, 2, 4)
+    quarters = x.reshape(12, 2, 4, 2, 4).transpose(0, 1, 3, 2, 4)
     first = made[:, :4, :4, 0]
     near = np.abs(quarters.reshape(12, 4, 4, 4) - first[:, None]).max((2, 3))
     assert (near.min(1) == 0).all()
@@ -200,6 +203,6 @@ def test_what_cannot_be_is_refused():
   with pytest.raises(ValueError, match="start=2 must lie"):
     gan_augment.create(ADA | {"start": 2})
   with pytest.raises(ValueError, match="7 x 8 pixels have none"):
-    gan_negatives.jigsaw(images(2, (7, 8, 1)), keys.root(0))
+    gan_negatives.jigsaw(jnp.zeros((2, 7, 8, 1)), keys.root(0))
   with pytest.raises(ValueError, match="'jig': choose one of jigsaw"):
     gan_negatives.create("jig")
