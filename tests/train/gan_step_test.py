@@ -62,23 +62,25 @@ def test_the_first_step_is_as_by_hand():
   parts, step, state = made()
   before = jax.device_get(state)
   after, (metrics,) = run(parts, step, state)
-  real, _ = gan_step._real(parts, batch(parts), 0)
-  gan = parts.gan
-  now = keys.stream(keys.root(1), "discriminator", 0, 0)
-  z = jax.random.normal(keys.stream(now, "z"), (16, gan.latent))
-  fake, _ = gan.generator.apply(before["generator"], z, None)
-  own = before["ema"]["discriminator"]
+  gan, own = parts.gan, before["ema"]["discriminator"]
 
-  def loss(params):
-    r, f = (
-      gan.discriminator.apply(
-        {"params": params, "state": own["state"]}, x, None
-      )[0]
-      for x in (real, fake)
-    )
-    return (jnp.log1p(jnp.exp(-r)) + jnp.log1p(jnp.exp(f))).mean()
+  @jax.jit
+  def by_hand(batch):
+    real, _ = gan_step._real(parts, batch, 0)
+    now = keys.stream(keys.root(1), "discriminator", 0, 0)
+    z = jax.random.normal(keys.stream(now, "z"), (16, gan.latent))
+    fake, _ = gan.generator.apply(before["generator"], z, None)
 
-  value, grads = jax.value_and_grad(loss)(own["params"])
+    def loss(params):
+      variables = {"params": params, "state": own["state"]}
+      r, f = (
+        gan.discriminator.apply(variables, x, None)[0] for x in (real, fake)
+      )
+      return (jnp.log1p(jnp.exp(-r)) + jnp.log1p(jnp.exp(f))).mean()
+
+    return jax.value_and_grad(loss)(own["params"])
+
+  value, grads = jax.device_get(by_hand(batch(parts)))
   assert metrics["loss"] == pytest.approx(float(value), rel=1e-4)
   # Adam's first step is as long as its learning rate, against the sign.
   moved = jax.tree.map(
@@ -111,11 +113,14 @@ def test_lazy_penalties_come_every_kth_step_k_times_as_heavy():
   assert ["r1" in one for one in seen] == [True, False, False] * 2 + [True]
   own = first["ema"]["discriminator"]
 
-  def logits(x):
-    return parts.gan.discriminator.apply(own, x, None)[0]
+  @jax.jit
+  def by_hand(batch):
+    real, _ = gan_step._real(parts, batch, 0)
+    return gan_penalties.r1(
+      lambda x: parts.gan.discriminator.apply(own, x, None)[0], real
+    ).mean()
 
-  real, _ = gan_step._real(parts, batch(parts), 0)
-  expected = float(gan_penalties.r1(logits, real).mean())
+  expected = float(by_hand(batch(parts)))
   assert seen[0]["r1"] == pytest.approx(expected, rel=1e-4)
   plain = run(*made())[1][0]
   assert seen[0]["loss"] == pytest.approx(plain["loss"], rel=1e-5)
@@ -158,9 +163,8 @@ def test_it_learns_where_the_squares_are():
   parts, step, state = made(**fast)
   state, _ = run(parts, step, state, 60)
   z = np.random.default_rng(5).normal(size=(64, parts.gan.latent))
-  images, _ = parts.gan.generator.apply(
-    state["ema"]["generator"], z.astype(np.float32), None
-  )
+  draw = jax.jit(lambda own, z: parts.gan.generator.apply(own, z, None)[0])
+  images = draw(state["ema"]["generator"], z.astype(np.float32))
   rows = np.asarray(images).mean((0, 2, 3))
   assert rows[2:6].mean() - rows[[0, 1, 6, 7]].mean() > 0.15
 
