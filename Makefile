@@ -33,7 +33,7 @@ types: $(VENV)/.installed-test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python --warnings
 
 test-slow: $(VENV)/.installed-test ## kills, clean installs, notebooks, other long tests
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist loadfile
 
 test-torch: $(VENV)/.installed-torch ## what needs PyTorch: TORCH=torch==... chooses which
 	$(BIN)/python -m pytest -q -m torch -n $(JOBS) --dist loadfile

@@ -12,6 +12,8 @@ from diffmem.bin import program
 from diffmem.extraction import measures_models, measures_results, measures_run
 from diffmem.report import run as report
 
+pytestmark = pytest.mark.slow  # what it compiles takes half a minute
+
 
 @pytest.fixture(scope="module")
 def config(root):

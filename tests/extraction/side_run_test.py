@@ -12,6 +12,8 @@ from diffmem.bin import program
 from diffmem.extraction import side_pairs, side_run
 from diffmem.train import shadows
 
+pytestmark = pytest.mark.slow  # what it compiles takes half a minute
+
 
 @pytest.fixture(scope="module")
 def config(root):

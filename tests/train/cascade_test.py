@@ -18,6 +18,8 @@ from diffmem.train import run as fit
 from diffmem.train import stages
 from tests import tiny_cascade
 
+pytestmark = pytest.mark.slow  # what it compiles takes half a minute
+
 SAMPLE = tiny_cascade.SAMPLE
 
 
