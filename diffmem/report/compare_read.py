@@ -122,8 +122,9 @@ def budget(rows: list[Row]) -> int | None:
 
 def _model(found: Results) -> str | None:
   models = found.config.get("models") or {}
-  if "name" in models:
-    return models["name"]
+  for key in ("name", "family"):  # of a denoiser, of a GAN
+    if key in models:
+      return models[key]
   return "from outside" if found.outside else None
 
 
