@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGKILL at random moments of embedding captions and choosing prompts."""
 
-import os
+import functools
 import pathlib
-import random
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 
 from diffmem import data, store, workdir
+from tests import kills
 
 pytestmark = pytest.mark.slow
 
-CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
-IMAGES, KILLS = 8000, 5
+IMAGES = 8000
 SCRIPT = """
 import sys
 from diffmem import data
@@ -24,7 +20,6 @@ from diffmem.data import captions
 from diffmem.sample import choosing
 root = sys.argv[1]
 dataset, _ = data.read(f"{root}/data")
-print("started", flush=True)
 captions.prepare(root, dataset, encoder="hashed", path=None, length=32,
                  features=512, cut=False, progress=False)
 choosing.run(root, seed=0, progress=False, choose=dict(
@@ -67,50 +62,33 @@ def _prepare(root: pathlib.Path, file: pathlib.Path) -> pathlib.Path:
   return root
 
 
-def _start(root: pathlib.Path) -> subprocess.Popen:
-  run = subprocess.Popen(
-    [sys.executable, "-c", SCRIPT, str(root)],
-    stdout=subprocess.PIPE,
-    text=True,
-    env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-  )
-  assert run.stdout is not None
-  assert run.stdout.readline() == "started\n"
-  return run
+def _start(root: pathlib.Path):
+  return kills.start(("-c", SCRIPT, str(root)), root)
 
 
-def _finish(root: pathlib.Path) -> None:
-  run = _start(root)
-  run.communicate(timeout=600)
-  assert run.returncode == 0
-
-
-def _finished(root: pathlib.Path) -> bool:
-  file = root / "choose" / "meta.json"
-  return file.exists() and workdir.read_json(file)["status"] == "finished"
+def _chunks(root: pathlib.Path) -> set[pathlib.Path]:
+  found = {*root.glob("captions/*/c/*/*/*"), *root.glob("choose/outlier/c/*")}
+  return {p for p in found if p.name.isdigit()}
 
 
 def test_kills_lose_nothing(given, tmp_path):
   calm = _prepare(tmp_path / "calm", given)
-  start = time.monotonic()
-  _finish(calm)
-  seconds = time.monotonic() - start
+  kills.finish(_start(calm))
+  seconds = workdir.require(calm, "choose")["seconds"]
   root = _prepare(tmp_path / "killed", given)
-  chance, kept, struck = random.Random(0), set(), 0
-  while struck < KILLS:
-    run = _start(root)
-    time.sleep(chance.uniform(0, 2 * seconds / KILLS))
-    run.kill()
-    run.communicate()
-    if _finished(root):
-      break
-    struck += 1
-    now = {*root.glob("captions/*/c/*/*/*"), *root.glob("choose/outlier/c/*")}
-    now = {p for p in now if p.name.isdigit()}
-    assert kept <= now, "a chunk was lost"
-    kept = now
-  assert struck >= KILLS // 2, f"only {struck} kills struck"
-  _finish(root)
+  chunks = functools.partial(_chunks, root)
+
+  def files():
+    return set(root.glob("c*/**/*"))
+
+  kills.strike(
+    functools.partial(_start, root),
+    [(files, seconds / 5), *[(chunks, seconds / 5)] * 4],
+    done=functools.partial(kills.finished, root / "choose"),
+    made=(root / "captions", root / "choose"),
+    keeps=chunks,
+  )
+  kills.finish(_start(root))
   table = "choose/prompts_chosen.csv"
   assert (root / table).read_text() == (calm / table).read_text()
   for name in ("captions/tokens", "captions/mask", "choose/outlier"):
