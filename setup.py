@@ -25,6 +25,7 @@ STAGES = (
   "inpaint",
   "measures",
   "membership",
+  "plan",
   "prompts",
   "quality",
   "side",

@@ -33,6 +33,7 @@ STAGES = (
   "inpaint",
   "measures",
   "membership",
+  "plan",
   "prompts",
   "quality",
   "report",

@@ -28,7 +28,7 @@ from diffmem.membership import (
 )
 from diffmem.models import gan, gan_presets, presets
 from diffmem.quality import run as quality_run
-from diffmem.report import compare
+from diffmem.report import compare, studies
 from diffmem.sample import chain, choosing, mitigation, pipelines
 from diffmem.train import deduplication, gan_program, privacy
 
@@ -107,6 +107,10 @@ ASIDE = {
 }
 # Of runs that have finished.
 COMPARED = {"compare.py": ["", "debug", "seed=3"]}
+# Of work alone: nothing is run.
+PLANNED = {
+  "plan.py": ["", "debug", "seed=3", "study=prompts", "study=prompts,debug"]
+}
 # GANs, in the place of a denoiser.
 GANS = {
   "gan_small.py": [
@@ -167,7 +171,7 @@ def accepts(function, section, given=()):
 def test_every_config_is_listed(root):
   files = {p.name for p in (root / "configs").glob("*.py")} - {"__init__.py"}
   trained = (CONFIGS, SHADOWS, UNSAMPLED, SURROGATE, ASIDE, GANS, CAPTIONED)
-  listed = (*trained, OUTSIDE, COMPARED)
+  listed = (*trained, OUTSIDE, COMPARED, PLANNED)
   assert files == set().union(*listed)
 
 
@@ -178,6 +182,16 @@ def test_compared_configs(root, name, arg):
   config = load(root, name, arg)
   assert config.is_locked
   accepts(compare.run, config.to_dict())
+
+
+@pytest.mark.parametrize(
+  ("name", "arg"), [(n, a) for n, args in PLANNED.items() for a in args]
+)
+def test_planned_configs(root, name, arg):
+  config = load(root, name, arg)
+  assert config.is_locked
+  assert studies.works(config.plan.to_dict())
+  assert set(config) == {"seed", "plan"}
 
 
 @pytest.mark.parametrize(
@@ -412,6 +426,7 @@ def test_the_cifar10_network_has_the_published_size(root):
   [
     *CONFIGS,
     *COMPARED,
+    *PLANNED,
     *OUTSIDE,
     *SHADOWS,
     *UNSAMPLED,
