@@ -40,7 +40,10 @@ def stage(name, root, *, config, flags=None) -> subprocess.Popen:
 
 def finish(run, timeout=900) -> str:
   """What a run said; AssertionError where it failed."""
-  said, _ = run.communicate(timeout=timeout)
+  try:
+    said, _ = run.communicate(timeout=timeout)
+  finally:
+    run.kill()  # where it did not end
   assert run.returncode == 0, said
   return said
 
@@ -85,10 +88,12 @@ def strike(begin, sights, *, done, made, keeps=set, enough=lambda: True):
   for _ in range(TRIES):
     sight, longest = sights[min(struck, len(sights) - 1)]
     before, run = sight(), begin()
-    until(lambda: sight() - before, run)  # noqa: B023
-    moment = time.monotonic() + chance.uniform(0, share * longest)
-    until(lambda: time.monotonic() >= moment, run)  # noqa: B023
-    run.kill()
+    try:
+      until(lambda: sight() - before, run)  # noqa: B023
+      moment = time.monotonic() + chance.uniform(0, share * longest)
+      until(lambda: time.monotonic() >= moment, run)  # noqa: B023
+    finally:
+      run.kill()
     said, _ = run.communicate()
     assert run.returncode in (0, -9), said
     if done():

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGKILL at random moments of an import, then the same command again."""
 
-import json
+import functools
 import os
 import pathlib
-import random
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,39 +11,9 @@ from PIL import Image
 
 import diffmem
 from diffmem import workdir
+from tests import kills
 
 pytestmark = pytest.mark.slow
-
-CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
-KILLS = 6
-
-
-def _start(given: pathlib.Path, root: pathlib.Path) -> subprocess.Popen:
-  command = [
-    *(sys.executable, "-m", "diffmem.bin.sample", "--config=folder.py"),
-    *(f"--workdir={root}", f"--config.sample.path={given}"),
-    "--config.sample.batch=16",
-  ]
-  return subprocess.Popen(
-    command,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    cwd=given.parent,
-    env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-  )
-
-
-def _finish(given: pathlib.Path, root: pathlib.Path) -> None:
-  run = _start(given, root)
-  said, _ = run.communicate(timeout=300)
-  assert run.returncode == 0, said
-  assert workdir.require(root, "sample")["status"] == "finished"
-
-
-def _status(root: pathlib.Path) -> str | None:
-  file = root / "sample" / "meta.json"
-  return json.loads(file.read_text())["status"] if file.exists() else None
 
 
 def _content(root: pathlib.Path) -> dict:
@@ -74,32 +40,27 @@ def given(tmp_path_factory) -> pathlib.Path:
 
 
 def test_kills_lose_nothing(given, tmp_path):
+  flags = {"sample.path": given, "sample.batch": 16}
+  begin = functools.partial(
+    kills.stage, "sample", config="folder.py", flags=flags
+  )
   calm, root = tmp_path / "calm", tmp_path / "killed"
-  _finish(given, calm)
-  seconds = workdir.require(calm, "sample")["seconds"]
-  chance = random.Random(0)
-  struck, kept = 0, 0
-  chunks = root / "sample" / "images" / "c"
-  while struck < KILLS:
-    run = _start(given, root)
-    while _status(root) is None and run.poll() is None:
-      time.sleep(0.002)
-    begun = len(list(chunks.glob("*"))) if chunks.exists() else 0
-    while run.poll() is None:
-      if chunks.exists() and len(list(chunks.glob("*"))) > begun:
-        break
-    time.sleep(chance.uniform(0, seconds / (2 * KILLS)))
-    run.kill()
-    run.communicate()
-    if _status(root) == "finished":
-      break
-    struck += 1
-    now = len(list(chunks.glob("*")))
-    assert now >= kept, "a chunk was lost"
-    kept = now
-  assert struck >= KILLS // 2, f"only {struck} kills struck"
+  kills.finish(begin(calm))
+  seconds = workdir.require(calm, "sample")["seconds"] / 12
+  folder = root / "sample"
+
+  def chunks():
+    return set(folder.glob("images/c/*"))
+
+  kills.strike(
+    functools.partial(begin, root),
+    [(functools.partial(kills.runs, folder), 0), *[(chunks, seconds)] * 5],
+    done=functools.partial(kills.finished, folder),
+    made=(folder,),
+    keeps=chunks,
+  )
   leftover = _content(root)
-  _finish(given, root)
+  kills.finish(begin(root))
   found = _content(root)
   temporary = {file for file in leftover if file not in _content(calm)}
   assert {k: v for k, v in found.items() if k not in temporary} == _content(

@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGKILL at random moments of the inpaint stage, then the same command."""
 
-import json
-import os
-import pathlib
-import random
-import subprocess
-import sys
-import time
+import functools
 
 import pytest
 
 from diffmem import workdir
+from tests import kills
 
 pytestmark = pytest.mark.slow
 
-CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
-KILLS = 4
 FLAGS = {
   "inpaint.targets": 40,
   "inpaint.candidates": 64,
@@ -26,58 +19,31 @@ FLAGS = {
 }
 
 
-def _start(stage: str, root: pathlib.Path) -> subprocess.Popen:
-  command = [
-    *(sys.executable, "-m", f"diffmem.bin.{stage}"),
-    "--config=digits_reconstruction.py:debug",
-    f"--workdir={root}",
-    *(f"--config.{key}={value}" for key, value in FLAGS.items()),
-  ]
-  return subprocess.Popen(
-    command,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    cwd=root.parent,
-    env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-  )
-
-
-def _finish(stage: str, root: pathlib.Path) -> None:
-  run = _start(stage, root)
-  said, _ = run.communicate(timeout=600)
-  assert run.returncode == 0, said
-
-
-def _meta(root: pathlib.Path) -> dict:
-  file = root / "inpaint" / "meta.json"
-  return json.loads(file.read_text()) if file.exists() else {}
+begin = functools.partial(
+  kills.stage, config="digits_reconstruction.py:debug", flags=FLAGS
+)
 
 
 def test_kills_lose_nothing(tmp_path):
   calm, root = tmp_path / "calm", tmp_path / "killed"
-  _finish("audit", calm)
+  kills.finish(begin("audit", calm))
   root.mkdir()
   for name in ("data", "shadows"):
     (root / name).symlink_to(calm / name)
-  seconds = workdir.require(calm, "inpaint")["seconds"]
-  chance, kept, struck = random.Random(0), set(), 0
-  while struck < KILLS:
-    runs = _meta(root).get("runs", 0)
-    run = _start("inpaint", root)
-    while _meta(root).get("runs", 0) == runs and run.poll() is None:
-      time.sleep(0.002)
-    time.sleep(chance.uniform(0, 1.5 * seconds / KILLS))
-    run.kill()
-    run.communicate()
-    if _meta(root)["status"] == "finished":
-      break
-    struck += 1
-    now = set(root.glob("inpaint/done/*/*/*.npz"))
-    assert kept <= now, "a target was lost"
-    kept = now
-  assert struck, "no kill struck"
-  _finish("inpaint", root)
+  seconds = workdir.require(calm, "inpaint")["seconds"] / 8
+  folder = root / "inpaint"
+
+  def targets():
+    return set(folder.glob("done/*/*/*.npz"))
+
+  kills.strike(
+    functools.partial(begin, "inpaint", root),
+    [(functools.partial(kills.runs, folder), seconds), (targets, seconds)] * 2,
+    done=functools.partial(kills.finished, folder),
+    made=(folder,),
+    keeps=targets,
+  )
+  kills.finish(begin("inpaint", root))
   for file in ("results.json", "targets.csv"):
     first, second = (r / "inpaint" / file for r in (calm, root))
     assert first.read_text() == second.read_text()

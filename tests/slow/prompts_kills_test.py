@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGKILL at random moments of the prompts stage: 1,000 prompts x 64 images."""
 
-import json
-import os
+import functools
 import pathlib
-import random
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 
 from diffmem import store, workdir
 from diffmem.sample import bank
+from tests import kills
 
 pytestmark = pytest.mark.slow
 
-CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
-PROMPTS, EACH, MEMORIZED, KILLS = 1000, 64, 20, 6
+PROMPTS, EACH, MEMORIZED = 1000, 64, 20
 
 
 @pytest.fixture(scope="module")
@@ -46,57 +41,26 @@ def given(tmp_path_factory) -> pathlib.Path:
   return root
 
 
-def _start(root: pathlib.Path) -> subprocess.Popen:
-  command = [
-    *(sys.executable, "-m", "diffmem.bin.prompts", "--config=folder.py"),
-    f"--workdir={root}",
-  ]
-  return subprocess.Popen(
-    command,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    cwd=root.parent,
-    env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-  )
-
-
-def _finish(root: pathlib.Path) -> None:
-  run = _start(root)
-  said, _ = run.communicate(timeout=600)
-  assert run.returncode == 0, said
-  assert workdir.require(root, "prompts")["status"] == "finished"
-
-
-def _meta(root: pathlib.Path) -> dict:
-  file = root / "prompts" / "meta.json"
-  return json.loads(file.read_text()) if file.exists() else {}
-
-
 def test_kills_lose_nothing(given, tmp_path):
+  begin = functools.partial(kills.stage, "prompts", config="folder.py")
   calm, root = given, tmp_path / "killed"
   root.mkdir()
   (root / "sample").symlink_to(calm / "sample")
-  _finish(calm)
-  seconds = workdir.require(calm, "prompts")["seconds"]
-  chance, kept = random.Random(0), set()
-  struck = 0
-  while struck < KILLS:
-    runs = _meta(root).get("runs", 0)
-    run = _start(root)
-    while _meta(root).get("runs", 0) == runs and run.poll() is None:
-      time.sleep(0.002)
-    time.sleep(chance.uniform(0, 1.5 * seconds / KILLS))
-    run.kill()
-    run.communicate()
-    if _meta(root)["status"] == "finished":
-      break
-    struck += 1
-    now = {p for p in root.glob("prompts/pairs/*/*") if p.suffix != ".tmp"}
-    assert kept <= now, "a group was lost"
-    kept = now
-  assert struck >= KILLS // 2, f"only {struck} kills struck"
-  _finish(root)
+  kills.finish(begin(calm))
+  seconds = workdir.require(calm, "prompts")["seconds"] / 4
+  folder = root / "prompts"
+
+  def groups():
+    return {p for p in folder.glob("pairs/*/*") if p.suffix != ".tmp"}
+
+  kills.strike(
+    functools.partial(begin, root),
+    [(functools.partial(kills.runs, folder), seconds), (groups, seconds)] * 3,
+    done=functools.partial(kills.finished, folder),
+    made=(folder,),
+    keeps=groups,
+  )
+  kills.finish(begin(root))
   for file in ("results.json", "ranking.csv", "prompts.csv"):
     first, second = (r / "prompts" / file for r in (calm, root))
     assert first.read_text() == second.read_text()
