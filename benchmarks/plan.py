@@ -2,6 +2,7 @@
 """Whether rates predict: a run of eight times the largest fitted size.
 
   python benchmarks/plan.py [--config=digits.py] [--jobs=train,sample,...]
+      [--operations=4e9]
   python benchmarks/plan.py --memory
   python benchmarks/plan.py --count    # needs the extra [torch]
 
@@ -56,7 +57,9 @@ def table(name: str, wanted: list[str]) -> None:
       for predicted, measured in ends
     )
     left = ", ".join(f"{100 * r:+.0f}%" for r in rate.cpu.residuals)
-    print(f"{job.name:16} wall {wall}")
+    amounts = ", ".join(f"{v:,.0f} {k}" for k, v in job.beyond.items())
+    print(f"{job.name:16} {amounts}")
+    print(f"{'':16} wall {wall}")
     print(f"{'':16} CPU  {cpu}   residuals {left}; {job.of}", flush=True)
 
 
@@ -118,6 +121,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--config", default="digits.py")
   parser.add_argument("--jobs", default="")
+  parser.add_argument(
+    "--operations", type=float, default=rates.RUN, help="of the smallest run"
+  )
   parser.add_argument("--memory", action="store_true")
   parser.add_argument("--count", action="store_true")
   flags = parser.parse_args()
@@ -128,6 +134,7 @@ def main() -> None:
     for name in ("digits.py", "digits_membership.py"):
       memory(name)
     return
+  rates.RUN = flags.operations
   table(flags.config, [name for name in flags.jobs.split(",") if name])
 
 

@@ -33,7 +33,7 @@ import numpy as np
 
 import diffmem
 from diffmem import keys, mesh, workdir
-from diffmem.audit import network
+from diffmem.audit import network, work
 from diffmem.audit.work import Part
 from diffmem.distances import knn
 from diffmem.membership import controls, evaluate, loss, signals
@@ -46,10 +46,10 @@ _log = logging.getLogger(__name__)
 SIZES = (1, 2, 4)  # of a job, in its smallest
 BEYOND = 8  # how far beyond the largest a rate is tested
 TURNS = 3
-RUN = 1e10  # operations of the smallest size, about
+RUN = 4e9  # operations of the smallest size, about
 CALL = 1e11  # operations of a call, at most
 STEPS = 4  # of a sampler
-SIDES = {True: 4096, False: 2048}  # queries, references: of up to 1,024 values
+SIDES = {True: 8192, False: 4096}  # queries, references: of up to 1,024 values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -261,22 +261,26 @@ def search(d: int, distances: dict) -> Job:
   """Exact neighbours among random images, queries and references varied."""
   side = SIDES[d <= 1024]
   rng = np.random.default_rng(0)
-  pool = rng.integers(0, 256, (side * BEYOND, d, 1, 1), np.uint8)
+  pool = rng.integers(0, 256, (4 * side, d, 1, 1), np.uint8)
+  sizes: dict[float, tuple[int, int]] = {}
 
   def run(units: Units) -> None:
-    n, m = round(units["queries"]), round(units["pairs"] / units["queries"])
+    n, m = sizes[units["candidates"]]
     index = knn.Index(pool[:m], block=distances["block"])
     for start in range(0, n, distances["block"]):
       stop = min(start + distances["block"], n)
       index.search(pool[start:stop], min(distances["k"], m))
 
   def units(n: int, m: int) -> dict[str, float]:
-    return {"queries": float(n), "pairs": float(n * m)}
+    found = n * work.candidates(distances["k"], m)
+    sizes[found] = n, m
+    return {"candidates": found, "pairs": float(n * m)}
 
-  sizes = [units(n * side // 2, m * side // 2) for n in (1, 2) for m in (1, 2)]
-  of = f"{side // 2} and {side} queries and references of {d} values"
+  half = side // 2
+  small = tuple(units(n, m) for n in (half, side) for m in (half, side))
+  of = f"{half} and {side} queries and references of {d} values"
   beyond = units(2 * side, 4 * side)
-  return Job("distances", of, tuple(sizes), beyond, run)
+  return Job("distances", of, small, beyond, run)
 
 
 def numbers(membership: dict) -> Job:

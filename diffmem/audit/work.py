@@ -4,7 +4,9 @@
   train       images = steps * batch, each worth three network calls
   shadows     the same for every shadow model
   sample      calls = images * steps, twice as many under guidance
-  distances   pairs = queries * references, 2 d operations each
+  distances   pairs = queries * references, 2 d operations each; of a query
+              k (1 + ln(m / k)) references come below its running k-th, if
+              their order is random: what is selected among
   membership  calls = attacks' calls an image * images * models, and on the
               host the resampled scores behind every interval
 
@@ -270,7 +272,6 @@ def _distances(
     (m, sets["members"]) for m in (sets["members"], sets["held_out"])
   ]
   twice = 2 if distances["mirror"] else 1
-  queries = sum(n for n, _ in searches)
   pairs = twice * sum(n * m for n, m in searches)
   d = math.prod(part.shape)
   rows = min(distances["block"], knn.ROWS // d)
@@ -278,7 +279,11 @@ def _distances(
     "distances",
     f"{made:,} queries and the sets among themselves, {pairs:.3g} pairs",
     job="distances",
-    units={"queries": float(twice * queries), "pairs": float(pairs)},
+    units={
+      "candidates": twice
+      * math.fsum(n * candidates(distances["k"], m) for n, m in searches),
+      "pairs": float(pairs),
+    },
     flops=2.0 * d * pairs,
     kind="int8",
     moved=8.0 * pairs,  # products in int32, written once and read once
@@ -289,6 +294,12 @@ def _distances(
     ),
     disk=16.0 * sum(n * min(distances["k"], m) for n, m in searches),
   )
+
+
+def candidates(k: int, m: int) -> float:
+  """References of m that are expected below a query's running k-th."""
+  k = min(k, m)
+  return k * (1 + math.log(m / k))
 
 
 def _membership(config: dict, part: Part, images: int, made: int) -> list[Work]:

@@ -38,7 +38,11 @@ def test_digits_by_hand(root):
   assert sample.units == {"calls": 4096 * 50}
   assert sample.disk == 4096 * 64
   pairs = 4096 * 3 * 599 + 2 * 599 * 599
-  assert distances.units == {"queries": 3 * 4096 + 2 * 599, "pairs": pairs}
+  rank = 51 * (1 + math.log(599 / 51))
+  assert distances.units["pairs"] == pairs
+  assert distances.units["candidates"] == pytest.approx(
+    (3 * 4096 + 2 * 599) * rank
+  )
   assert distances.flops == 2 * 64 * pairs
   assert distances.disk == 16 * 51 * (3 * 4096 + 2 * 599)
   assert calls.units == {"calls": 4 * 16 * (1797 + 128)}
