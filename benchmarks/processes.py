@@ -2,6 +2,7 @@
 """What more devices and more processes cost, at equal work on equal cores.
 
   python benchmarks/processes.py [--turns=5] [--images=2048] [--queries=2048]
+      [--references=20000]
 
 The same bank is sampled, and the same neighbours are searched, by
 
@@ -12,10 +13,13 @@ The same bank is sampled, and the same neighbours are searched, by
 on the same cores, so that nothing can be gained: what the time is above that
 of one device is the overhead of dividing. All processes stay and take turns,
 so that a machine that others use as well disturbs all alike. A turn does a
-quarter of the work, then the whole, and the difference counts: tracing and
-compiling, which do not grow with the work, are left out. Printed are the median
-seconds, the CPU seconds of all processes together, and the median of the turns'
-ratios. The bar is 1.10.
+quarter of the work, then the whole, which parts what grows with it from what
+does not (tracing, compiling, meeting, references that are put on the devices):
+the first is three quarters' difference, the second what a quarter takes beyond
+a third of that. Printed are medians, of the work alone in seconds and CPU
+seconds of all processes together, each as a multiple of one device's in the
+same turn (the bar is 1.10), and of what is fixed, in seconds. 0 images or 0
+queries leave that part out.
 """
 
 import argparse
@@ -38,7 +42,7 @@ LEAST = 4 * 8 * CHUNK
 class Worker:
   """The processes of one kind, which wait for work."""
 
-  def __init__(self, name: str, folder: str):
+  def __init__(self, name: str, folder: str, references: int):
     count, devices = KINDS[name]
     env = os.environ | {
       "JAX_PLATFORMS": "cpu",
@@ -52,6 +56,7 @@ class Worker:
           f"--worker={i}",
           f"--count={count}",
           f"--folder={folder}/{name.replace(' ', '_')}",
+          f"--references={references}",
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -61,11 +66,12 @@ class Worker:
       for i in range(count)
     ]
 
-  def turn(self, work: str, n: int, name: str) -> tuple[float, float]:
-    """(wall, CPU) seconds of three quarters of the work."""
+  def turn(self, work: str, n: int, name: str) -> list[float]:
+    """(wall, CPU) seconds of three quarters of the work, and what is fixed."""
     part = self._run(work, n // 4, f"{name}_part")
     whole = self._run(work, n, f"{name}_whole")
-    return whole[0] - part[0], whole[1] - part[1]
+    grows = [b - a for a, b in zip(part, whole, strict=True)]
+    return grows + [a - b / 3 for a, b in zip(part, grows, strict=True)]
 
   def _run(self, work: str, n: int, name: str) -> tuple[float, float]:
     start = time.perf_counter()
@@ -97,7 +103,7 @@ def work(flags: argparse.Namespace) -> None:
     denoiser, stepper="ddim", steps=20, eta=0.0, guidance=1.0, clip=True
   )
   draw = np.random.default_rng(0)
-  references = draw.integers(0, 256, (20_000, 32, 32, 3), np.uint8)
+  references = draw.integers(0, 256, (flags.references, 32, 32, 3), np.uint8)
 
   def sampling(folder, n):
     images = store.create(
@@ -127,6 +133,7 @@ def main() -> None:
   parser.add_argument("--turns", type=int, default=5)
   parser.add_argument("--images", type=int, default=2048)
   parser.add_argument("--queries", type=int, default=2048)
+  parser.add_argument("--references", type=int, default=20_000)
   parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
   parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
   parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -134,17 +141,19 @@ def main() -> None:
   if flags.worker is not None:
     work(flags)
     return
-  if min(flags.images, flags.queries) < LEAST:
+  if any(0 < n < LEAST for n in (flags.images, flags.queries)):
     parser.error(
       f"--images and --queries take {LEAST} or more: a quarter of "
       "the work must keep eight devices busy"
     )
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as end:
     pathlib.Path(folder).mkdir(exist_ok=True)
-    workers = {name: Worker(name, folder) for name in KINDS}
+    workers = {name: Worker(name, folder, flags.references) for name in KINDS}
     for worker in workers.values():
       end.callback(worker.stop)
     for job, n in (("sampling", flags.images), ("distances", flags.queries)):
+      if not n:
+        continue
       for worker in workers.values():  # compiled, caches warm
         worker.turn(job, n, "first")
       turns = [
@@ -157,8 +166,9 @@ def main() -> None:
 
 def table(job: str, name: str, turns: list[dict]) -> None:
   """Prints one line of it."""
-  wall, cpu = (
-    statistics.median(turn[name][i] for turn in turns) for i in (0, 1)
+  wall, cpu, once, once_cpu = (
+    statistics.median(values)
+    for values in zip(*(turn[name] for turn in turns), strict=True)
   )
   by_wall, by_cpu = (
     statistics.median(turn[name][i] / turn["1 device"][i] for turn in turns)
@@ -166,7 +176,8 @@ def table(job: str, name: str, turns: list[dict]) -> None:
   )
   print(
     f"{job:10} {name:14} {wall:7.2f} s, ratio {by_wall:.3f}"
-    f"   CPU {cpu:7.2f} s, ratio {by_cpu:.3f}",
+    f"   CPU {cpu:7.2f} s, ratio {by_cpu:.3f}"
+    f"   fixed {once:5.2f} s, CPU {once_cpu:5.2f} s",
     flush=True,
   )
 

@@ -48,6 +48,7 @@ BLOCK = 4096  # queries that meet a tile
 AHEAD = 2  # products under way while the host selects
 COLUMNS = 256  # references of a tile whose distances are all formed at once
 TILE = {"host": 256, "device": 16384}  # references a device
+SHARED = 2048  # of several devices, at least: to start them costs as much
 HOLD = 256 * 2**20  # bytes of references kept on the device
 STREAM = 4  # blocks that one stream of the references serves at most
 ROWS = 64 * 2**20  # bytes of a block, and of a tile
@@ -138,7 +139,8 @@ class Index:
     wanted = SELECTION.get(platform, "host") if selection is None else selection
     check_choice("selection", wanted, TILE)
     self.selection = wanted if self._kind.on_device else "host"
-    tile = TILE[self.selection] if tile is None else tile
+    shared = SHARED // self._mesh.size if self._mesh.size > 1 else 1
+    tile = max(TILE[self.selection], shared) if tile is None else tile
     check_positive("tile", tile)
     check_positive("block", block)
     row_bytes = self.dims * self._kind.dtype.itemsize
@@ -357,10 +359,7 @@ def sharded_meet(mesh: Mesh, values: Callable, form: str, k: int):
 
 
 def nearest(
-  queries: Any,
-  references: Any,
-  k: int = 10,
-  **options,
+  queries: Any, references: Any, k: int = 10, **options
 ) -> Neighbours:
   """The k nearest references of each query, exact, ties by the lower id.
 
