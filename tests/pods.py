@@ -77,15 +77,6 @@ class Pod:
     )
 
 
-def until(true, process, timeout=900, every=0.02):
-  """Waits for something while a process runs; AssertionError otherwise."""
-  deadline = time.monotonic() + timeout
-  while not true():
-    assert process.poll() is None, f"it ended with {process.returncode}"
-    assert time.monotonic() < deadline, f"not within {timeout} s"
-    time.sleep(every)
-
-
 def end_all():
   """Ends what a test has left."""
   while started:

@@ -52,6 +52,16 @@ FAILS = """  if processes.leads():
 """
 
 
+# Of the parent and of the child, which runs the file as well.
+IMPATIENT = """
+from diffmem.processes import child
+
+child.CONNECT = 5
+
+
+def"""
+
+
 def _generate(params, ids, key):
   draw = jax.vmap(lambda k: jax.random.uniform(k, (2, 3, 1), minval=-1.0))
   return draw(keys.per_id(key, ids))
@@ -118,7 +128,9 @@ def test_a_wrong_set_up_ends_both(start, flags, message):
 
 
 @pytest.mark.slow
-def test_a_coordinator_that_nobody_reaches_ends_both(start):
+def test_a_coordinator_that_nobody_reaches_ends_both(start, tmp_path):
+  program = tmp_path / "fake.py"
+  program.write_text(PROGRAM.replace("\n\n\ndef", IMPATIENT, 1))
   nowhere = ["--coordinator=nowhere.invalid:45123"]
   pod = start(2, {0: nowhere, 1: nowhere})
   assert 0 not in pod.wait()

@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGKILL while each stage of a cascade is trained and its bank is made."""
 
-import os
+import functools
 import pathlib
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 
 from diffmem import workdir
 from diffmem.sample import bank
+from tests import kills
 
 pytestmark = pytest.mark.slow
 
-CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
 FLAGS = {
   "train.steps": 40,
   "train.checkpoint_every": 10,
@@ -23,55 +20,39 @@ FLAGS = {
   "train.preview_every": 1000,
   "sample.batch": 4,
 }
-# A stage, and what it is killed at the sight of.
-KILLS = (
-  ("train", "train/checkpoints/20*"),
-  ("train", "upsamplers/0/train/meta.json"),
-  ("train", "upsamplers/0/train/metrics.jsonl"),
-  ("sample", "sample/images/c/2*"),
-  ("sample", "sample/images/c/9*"),
+# Of a stage, the paths that it is killed at the sight of.
+KILLS = {
+  "train": (
+    "train/checkpoints/20*",
+    "upsamplers/0/train/meta.json",
+    "upsamplers/0/train/metrics.jsonl",
+  ),
+  "sample": ("sample/images/c/2*", "sample/images/c/9*"),
+}
+# A stage's folders, the one that is finished last first.
+FOLDERS = {"train": ("upsamplers/0/train", "train"), "sample": ("sample",)}
+
+begin = functools.partial(
+  kills.stage, config="imagen_small.py:debug", flags=FLAGS
 )
 
 
-def _start(stage: str, root: pathlib.Path) -> subprocess.Popen:
-  command = [
-    *(sys.executable, "-m", f"diffmem.bin.{stage}"),
-    "--config=imagen_small.py:debug",
-    f"--workdir={root}",
-    *(f"--config.{key}={value}" for key, value in FLAGS.items()),
-  ]
-  return subprocess.Popen(
-    command,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    cwd=root.parent,
-    env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-  )
-
-
-def _finish(stage: str, root: pathlib.Path) -> None:
-  run = _start(stage, root)
-  said, _ = run.communicate(timeout=600)
-  assert run.returncode == 0, said
-
-
-def _kill(stage: str, root: pathlib.Path, sight: str) -> None:
+def _kill(stage: str, root: pathlib.Path) -> None:
   """Kills the stage as soon as a path appears that was not there."""
-  before = set(root.glob(sight))
-  run = _start(stage, root)
-  while run.poll() is None and set(root.glob(sight)) <= before:
-    time.sleep(0.002)
-  run.kill()
-  said, _ = run.communicate()
-  assert run.returncode == -9, said
+  folders = [root / name for name in FOLDERS[stage]]
+  kills.strike(
+    functools.partial(begin, stage, root),
+    [(lambda at=at: {*root.glob(at)}, 0) for at in KILLS[stage]],
+    done=functools.partial(kills.finished, folders[0]),
+    made=folders,
+  )
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory) -> pathlib.Path:
   root = tmp_path_factory.mktemp("calm") / "run"
   for stage in ("train", "choose", "sample"):
-    _finish(stage, root)
+    kills.finish(begin(stage, root))
   return root
 
 
@@ -79,10 +60,9 @@ def calm(tmp_path_factory) -> pathlib.Path:
 def killed(calm, tmp_path_factory) -> pathlib.Path:
   root = tmp_path_factory.mktemp("killed") / "run"
   for stage in ("train", "choose", "sample"):
-    for name, sight in KILLS:
-      if name == stage:
-        _kill(stage, root, sight)
-    _finish(stage, root)
+    if stage in KILLS:
+      _kill(stage, root)
+    kills.finish(begin(stage, root))
   return root
 
 
