@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from diffmem.report import plan
 
-HEADER = ("stage", "work", "time", "device hours", "memory", "disk", "limit")
+HEADER = (
+  "stage",
+  "work",
+  "time",
+  "CPU time",
+  "device hours",
+  "memory",
+  "disk",
+  "limit",
+)
 _SCALES = (  # unit, its seconds, up to how many
   ("s", 1.0, 180.0),
   ("min", 60.0, 10_800.0),
@@ -20,6 +29,7 @@ def lines(costs: Sequence[plan.Cost], *, devices: int = 1) -> list[str]:
   """The table, its sums and its bottleneck."""
   rows = [HEADER, *(_row(cost, devices) for cost in costs)]
   known = [cost.seconds for cost in costs if cost.seconds is not None]
+  cpu = [cost.cpu for cost in costs if cost.cpu is not None]
   total = math.fsum(known)
   disk = math.fsum(cost.work.disk for cost in costs)
   rows.append(
@@ -27,13 +37,16 @@ def lines(costs: Sequence[plan.Cost], *, devices: int = 1) -> list[str]:
       "all",
       "" if len(known) == len(costs) else "without what is unknown",
       duration(total),
+      duration(math.fsum(cpu)) if cpu else "",
       hours(math.fsum(_device_seconds(cost, devices) for cost in costs)),
       size(max((cost.memory for cost in costs), default=0.0)),
       size(disk),
       "",
     )
   )
-  widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+  if not cpu:  # of stated hardware
+    rows = [row[:3] + row[4:] for row in rows]
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
   found = [
     "  ".join(
       cell.ljust(n) for cell, n in zip(row, widths, strict=True)
@@ -95,6 +108,7 @@ def _row(cost: plan.Cost, devices: int) -> tuple[str, ...]:
     work.stage,
     work.what,
     duration(cost.seconds or 0.0) if known else "unknown",
+    "" if cost.cpu is None else duration(cost.cpu),
     hours(_device_seconds(cost, devices)) if known else "",
     size(cost.memory),
     size(work.disk),

@@ -127,6 +127,24 @@ def test_the_table_says_what_is_not_known():
   assert last == "bottleneck: sample, 100% of the time"
 
 
+def test_the_table_has_cpu_time_where_it_was_measured():
+  rates = {
+    "job": Rate(
+      Fit(0.0, {"calls": 1.0}, (), {}),
+      Fit(0.0, {"calls": 2.0}, (), {}),
+      (0.0, 0.0),
+      "",
+    )
+  }
+  costs = plan.measured(
+    [work(units={"calls": 10.0}), Work("host", "not measured")], rates
+  )
+  header, one, *_ = plan_table.lines(costs)
+  assert "CPU time" in header
+  assert "10 s" in one
+  assert one.index("20 s") == header.index("CPU time")
+
+
 @pytest.mark.parametrize(
   ("seconds", "text"),
   [
