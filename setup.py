@@ -16,6 +16,7 @@ assert VERSION is not None, "diffmem/__init__.py holds no __version__ line"
 
 STAGES = (
   "train",
+  "claims",
   "compare",
   "convert",
   "choose",
@@ -49,7 +50,7 @@ setuptools.setup(
   package_dir={"diffmem.configs": "configs"},
   package_data={
     "diffmem": ["py.typed"],
-    "diffmem.report": ["templates/*"],
+    "diffmem.report": ["templates/*", "published/*"],
   },
   install_requires=[
     "absl-py",

@@ -5,6 +5,7 @@
   diffmem-audit --config=configs/cifar10_ddpm.py:debug --workdir=runs/debug
   ... --config=configs/cifar10_ddpm.py:source=npz:cifar10.npz
   ... --config=configs/cifar10_ddpm.py:split=secmi-cifar10,path=FILE.npz
+  ... --config=configs/cifar10_ddpm.py:subset=1000,source=npz:cifar10.npz
   diffmem-train --config=configs/cifar10_ddpm.py:shadows=16,shadow=3 ...
 
 After section 5 of Carlini et al. 2023 (arXiv:2301.13188): an unconditional
@@ -31,6 +32,10 @@ Arguments:
                  each trains on its own half of members and held-out images
   shadow=I       this run is of shadow I alone, in <workdir>/shadows/I: give
                  each its own job, all of them the same shadows=N
+  subset=N       an experiment for one accelerator and a few hours: N members,
+                 1,000 to 10,000, some planted, as many held out; a network of
+                 half the width in bfloat16, 60,000 steps, 50 steps of DDIM
+  quality        also measure how good the generations are
 """
 
 import ml_collections
@@ -50,6 +55,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     path=None,
     shadows=0,
     shadow=int,
+    subset=int,
+    quality=False,
   )
   random = given.split == "random"
   sections = dict(
@@ -212,13 +219,23 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       labels=(),  # files of marks that people made on report/sheets.html
     ),
   )
+  if given.subset is not None:
+    _subset(sections, given.subset)
+  if given.quality:
+    sections["quality"] = _quality()
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
     if given.source == "tfds:cifar10":
       config.data.source = "digits"
     if random:
       config.data.split.update(members=100, held_out=100, calibration=100)
-    config.models.update(width=16, multipliers=(1, 2), attention=(4,))
+    if given.subset is not None:
+      config.data.split.planted = ((20, 2),)
+    if given.quality:
+      config.quality.features.training.steps = 2
+      config.quality.groups = 5
+      config.quality.loss.update(times=2, draws=1)
+    config.models.update(width=16, multipliers=(1, 2), attention=())
     config.models.update(blocks=1, groups=8)
     config.train.update(batch=16, steps=10, warmup=5, flip=False)
     config.train.update(log_every=5, checkpoint_every=5, preview_every=10)
@@ -229,7 +246,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.membership.loss.draws = 2
     config.membership.secmi_nn.update(t=(50,), width=4, epochs=2, minibatch=8)
     config.membership.audits.sets.update(sizes=(20,), resamples=5)
-    config.membership.quantile.bags = 1
+    if config.membership.quantile is not None:
+      config.membership.quantile.bags = 1
     config.membership.sima.t = (10, 50)
     config.membership.pfami.update(t=(100,), points=2, crops=2)
     config.membership.rediffuse.update(t=(100,), repeats=2)
@@ -237,6 +255,44 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     for section in config.membership.shadow_attacks.values():
       section.draws = min(section.draws, 2)
   return config
+
+
+def _subset(sections: dict, members: int) -> None:
+  """Fewer images and a smaller network, where one accelerator has hours."""
+  split = sections["data"]["split"]
+  if split["name"] != "random" or not 1_000 <= members <= 10_000:
+    raise ValueError(
+      f"config argument subset={members}: expected 1000 to 10000, of the "
+      "random split"
+    )
+  split.update(
+    members=members,
+    held_out=members,
+    calibration=members // 2,
+    planted=((64, 8), (16, 8), (4, 16)),  # copies, images
+  )
+  sections["models"].update(width=64, dtype="bfloat16")
+  sections["train"].update(steps=60_000, checkpoint_every=5_000)
+  sections["sample"]["steps"] = 50
+  sections["membership"].update(
+    attacks=("loss", "pia", "sima"), quantile=None, generated=1_000
+  )
+
+
+def _quality() -> dict:
+  """That of digits.py."""
+  return dict(
+    features=dict(
+      name="classifier",  # or inception, with weights, for the FID
+      path=placeholder(str),
+      training=dict(steps=200, batch=128, seed=0),
+    ),
+    images=10_000,
+    batch=256,
+    groups=20,
+    neighbours=dict(precision=3, coverage=5),
+    loss=dict(times=20, draws=4),
+  )
 
 
 def _with_shadows() -> dict:

@@ -17,7 +17,8 @@ for the U-Net: it trains several times faster on a CPU.
 Arguments: `debug` (the same path in under a minute, too short to learn
 anything), `seed=N`, `shadows=N` (an even number, 6 or more), `steps=N` (of
 training; at 8,000 the loss alone tells nearly all), `shadow=I` (this run is of
-shadow I alone, in <workdir>/shadows/I, as one job of many).
+shadow I alone, in <workdir>/shadows/I, as one job of many), `inpaint` (also
+fill in hidden halves of digits, as digits_reconstruction.py does).
 """
 
 import ml_collections
@@ -29,7 +30,13 @@ from diffmem import args
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The experiment; `arg` is what follows the colon of --config."""
   given = args.parse(
-    arg, debug=False, seed=0, shadows=8, shadow=int, steps=3000
+    arg,
+    debug=False,
+    seed=0,
+    shadows=8,
+    shadow=int,
+    steps=3000,
+    inpaint=False,
   )
   if given.shadows < 6:
     raise ValueError(
@@ -133,6 +140,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       labels=(),  # files of marks that people made on report/sheets.html
     ),
   )
+  if given.inpaint and not alone:
+    sections["inpaint"] = _inpaint()
   config = ml_collections.ConfigDict(sections).lock()
   if given.debug:
     config.models.update(width=32, blocks=1)
@@ -147,7 +156,31 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.membership.controls.update(draws=20, permutations=20, trees=10)
     for section in config.membership.shadow_attacks.values():
       section.draws = min(section.draws, 2)
+    if "inpaint" in config:
+      config.inpaint.update(targets=6, candidates=8, keep=2, batch=8, steps=5)
+      config.inpaint.update(resample=2, draws=2, bootstrap=50, gallery=4)
   return config
+
+
+def _inpaint() -> dict:
+  """That of digits_reconstruction.py, with half the candidates."""
+  return dict(
+    mask="left",  # the hidden half; or right, top, bottom, or a picture
+    targets=100,
+    candidates=64,
+    keep=10,  # ranked highest, whose mean distance counts
+    batch=128,
+    stepper="ddpm_fixed_large",
+    steps=50,
+    eta=1.0,  # of ddim
+    clip=True,
+    jump=1,  # levels back, to let both halves agree
+    resample=5,  # times each level is passed
+    t=100,  # of the loss that ranks
+    draws=16,
+    bootstrap=1000,
+    gallery=16,
+  )
 
 
 def _with_shadows() -> dict:

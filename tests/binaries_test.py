@@ -26,6 +26,7 @@ HEAVY = (
 STAGES = (
   "audit",
   "choose",
+  "claims",
   "compare",
   "convert",
   "distances",

@@ -8,6 +8,7 @@ import pytest
 
 import diffmem
 from diffmem import data, models
+from diffmem.audit import study
 from diffmem.bin import program
 from diffmem.data import splits
 from diffmem.diffusion import losses, schedules, steppers
@@ -51,6 +52,8 @@ CONFIGS = {
     "debug,source=folder:/data/cifar10",
     "shadows=16",
     "debug,shadows=4,shadow=3",
+    "subset=1000,quality",
+    "debug,subset=8000,quality",
   ],
 }
 # One experiment, with each defence and without.
@@ -78,6 +81,8 @@ SHADOWS = {
     "seed=3",
     "shadows=16,steps=8000",
     "debug,shadow=3",
+    "inpaint",
+    "debug,inpaint",
   ],
 }
 # One model that is not sampled from.
@@ -110,6 +115,16 @@ COMPARED = {"compare.py": ["", "debug", "seed=3"]}
 # Of work alone: nothing is run.
 PLANNED = {
   "plan.py": ["", "debug", "seed=3", "study=prompts", "study=prompts,debug"]
+}
+# Many audits, each of a config of its own.
+STUDIES = {
+  "claims.py": [
+    "",
+    "debug",
+    "seeds=7,jobs=1",
+    "stored=published",
+    "fashion=tfds:fashion_mnist,cifar=cifar10.npz",
+  ],
 }
 # GANs, in the place of a denoiser.
 GANS = {
@@ -171,7 +186,7 @@ def accepts(function, section, given=()):
 def test_every_config_is_listed(root):
   files = {p.name for p in (root / "configs").glob("*.py")} - {"__init__.py"}
   trained = (CONFIGS, SHADOWS, UNSAMPLED, SURROGATE, ASIDE, GANS, CAPTIONED)
-  listed = (*trained, OUTSIDE, COMPARED, PLANNED)
+  listed = (*trained, OUTSIDE, COMPARED, PLANNED, STUDIES)
   assert files == set().union(*listed)
 
 
@@ -192,6 +207,24 @@ def test_planned_configs(root, name, arg):
   assert config.is_locked
   assert studies.works(config.plan.to_dict())
   assert set(config) == {"seed", "plan"}
+
+
+@pytest.mark.parametrize(
+  ("name", "arg"), [(n, a) for n, args in STUDIES.items() for a in args]
+)
+def test_studies(root, name, arg):
+  """Every arm is an audit whose config takes all its overrides."""
+  config = load(root, name, arg)
+  assert config.is_locked
+  accepts(study.run, config.to_dict())
+  for run in study.runs(config.to_dict()["claims"]["arms"]):
+    of, _, options = run.config.partition(":")
+    audit = load(root, of, options).to_dict()
+    for flag in run.flags:
+      node = audit
+      for key in flag.partition("=")[0].split("."):
+        assert key in node, (run.name, flag)
+        node = node[key]
 
 
 @pytest.mark.parametrize(
@@ -427,6 +460,7 @@ def test_the_cifar10_network_has_the_published_size(root):
     *CONFIGS,
     *COMPARED,
     *PLANNED,
+    *STUDIES,
     *OUTSIDE,
     *SHADOWS,
     *UNSAMPLED,

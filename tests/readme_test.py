@@ -83,7 +83,9 @@ def test_commands_of_config_docstrings_exist(root, programs):
   for path in (root / "configs").glob("[a-z]*.py"):
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     lines = [line.strip() for line in (doc or "").splitlines()]
-    whole = ("diffmem-audit ", "diffmem-compare ", "diffmem-plan ")
+    whole = tuple(
+      f"diffmem-{name} " for name in ("audit", "claims", "compare", "plan")
+    )
     known = [shlex.split(x) for x in lines if x.startswith(whole)]
     assert known, path
     for words in known:

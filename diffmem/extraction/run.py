@@ -17,6 +17,7 @@ import numpy as np
 import diffmem.data
 from diffmem import distances, processes, store, workdir
 from diffmem.arrays import Int, UInt8
+from diffmem.data import Dataset, Split
 from diffmem.distances import knn
 from diffmem.extraction import alone, attack, rule, second, second_run
 from diffmem.extraction.attack import Found
@@ -72,11 +73,11 @@ def run(
       f"extraction.gallery = {extraction['gallery']}, expected 0 or more"
     )
   features = second_run.check(features)
-  searched = workdir.require(root, "distances")
+  made = workdir.require(root, "distances")
   config = {"seed": seed, "extraction": extraction}
   config |= {"features": features} if features else {}
   inputs = {
-    "distances": workdir.digest([searched["config"], searched["inputs"]]),
+    "distances": workdir.digest([made["config"], made["inputs"]]),
     **second_run.inputs(features),
   }
   with workdir.stage(
@@ -105,7 +106,7 @@ def run(
       bank,
       seed,
       progress,
-      mirror=searched["config"].get("distances", {}).get("mirror", False),
+      mirror=made["config"].get("distances", {}).get("mirror", False),
       **extraction,
     )
     other = (
@@ -121,7 +122,7 @@ def run(
         found=found,
         false_match_rate=extraction["false_match_rate"],
         seed=seed,
-        of=str(searched["inputs"].get("bank", "")),
+        of=str(made["inputs"].get("bank", "")),
         progress=progress,
       )
     )
@@ -143,19 +144,10 @@ def _attack(
   **options,
 ) -> attack.Extraction:
   """Reads the searches of all sets and attacks."""
-  ids = {name: getattr(split, name) for name in diffmem.data.SETS}
-  if not len(split.held_out) + len(split.calibration):
-    ids = {"members": split.members}
+  sets = searched(root, dataset, split, neighbours, mirror=mirror)
+  ids = {name: found.ids for name, found in sets.items()}
   n = min(neighbours, _smallest(ids) - 1)
   folder = workdir.path(root) / "distances"
-  sets = {
-    name: Searched(
-      i,
-      _nearest(folder / f"generations_to_{name}", dataset, n),
-      _centres(folder / f"{name}_to_{name}", dataset.take(i), n, mirror),
-    )
-    for name, i in ids.items()
-  }
   if len(ids) == 1:
     options["near"] = options.pop("gallery")
     found = _alone(folder, sets["members"], dataset, split, n, seed, options)
@@ -179,6 +171,33 @@ def _attack(
   )
   found.results["rule"]["neighbours_asked"] = neighbours
   return found
+
+
+def searched(
+  root: str | os.PathLike,
+  dataset: Dataset,
+  split: Split,
+  neighbours: int,
+  *,
+  mirror: bool = False,
+) -> dict[str, Searched]:
+  """Each set as the generations see it, read from <root>/distances.
+
+  neighbours: how many means are over, at most; small sets have fewer.
+  """
+  ids = {name: getattr(split, name) for name in diffmem.data.SETS}
+  if not len(split.held_out) + len(split.calibration):
+    ids = {"members": split.members}
+  n = min(neighbours, _smallest(ids) - 1)
+  folder = workdir.path(root) / "distances"
+  return {
+    name: Searched(
+      i,
+      _nearest(folder / f"generations_to_{name}", dataset, n),
+      _centres(folder / f"{name}_to_{name}", dataset.take(i), n, mirror),
+    )
+    for name, i in ids.items()
+  }
 
 
 def _alone(

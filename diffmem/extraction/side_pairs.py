@@ -182,9 +182,10 @@ def choose(
 def interval(
   values: Float[np.ndarray, " pairs"],
 ) -> dict[str, Any]:
-  """{"mean", "interval"}: Student's, 95%; None of a single pair."""
+  """{"mean", "interval", "values"}: Student's, 95%; None of a single pair."""
   mean, n = float(np.mean(values)), len(values)
+  found = {"mean": mean, "interval": None, "values": values.tolist()}
   if n < 2:
-    return {"mean": mean, "interval": None}
+    return found
   width = scipy.stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
-  return {"mean": mean, "interval": [mean - float(width), mean + float(width)]}
+  return found | {"interval": [mean - float(width), mean + float(width)]}

@@ -22,14 +22,17 @@ from diffmem.stats.rates import (
   overlap_tail,
   rarefaction,
 )
+from diffmem.stats.seeds import Seeds, holm, student
 
 __all__ = [
   "Calibration",
   "Estimate",
+  "Seeds",
   "auc",
   "best_accuracy",
   "calibrate",
   "clopper_pearson",
+  "holm",
   "hypergeometric_tail",
   "interval",
   "jackknife",
@@ -38,6 +41,7 @@ __all__ = [
   "pooled_rate",
   "rarefaction",
   "roc",
+  "student",
   "summary",
   "tpr_at",
 ]
