@@ -29,7 +29,7 @@ from diffmem.membership import (
 )
 from diffmem.models import gan, gan_presets, presets
 from diffmem.quality import run as quality_run
-from diffmem.report import compare, studies
+from diffmem.report import compare, plan_published
 from diffmem.sample import chain, choosing, mitigation, pipelines
 from diffmem.train import deduplication, gan_program, privacy
 
@@ -205,7 +205,7 @@ def test_compared_configs(root, name, arg):
 def test_planned_configs(root, name, arg):
   config = load(root, name, arg)
   assert config.is_locked
-  assert studies.works(config.plan.to_dict())
+  assert plan_published.works(config.plan.to_dict())
   assert set(config) == {"seed", "plan"}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from diffmem import processes, workdir
 from diffmem.report import hardware as stated
-from diffmem.report import plan, plan_table, studies
+from diffmem.report import plan, plan_published, plan_table
 
 
 @processes.led
@@ -47,7 +47,7 @@ def run(
   left: list[str] = []
   said: list[str] = []
   if config.get("plan") is not None:
-    works = studies.works(config["plan"])
+    works = plan_published.works(config["plan"])
     if device is None:
       raise ValueError(
         "the study of this config is of models that cannot be measured here: "

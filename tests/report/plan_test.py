@@ -3,7 +3,7 @@
 
 import pytest
 
-from diffmem.report import hardware, plan, plan_table, studies
+from diffmem.report import hardware, plan, plan_published, plan_table
 from diffmem.report.plan import Fit, Rate, Work
 
 
@@ -161,7 +161,7 @@ def test_durations(seconds, text):
 
 
 def test_studies_by_hand():
-  (exact,) = studies.duplicates(
+  (exact,) = plan_published.duplicates(
     method="exact",
     vectors=1000,
     dims=8,
@@ -176,7 +176,7 @@ def test_studies_by_hand():
   assert exact.flops == 16 * pairs
   assert exact.disk == 16_000
   assert exact.moved == 8 * pairs + 5 * 16_000
-  sample, decode, compare = studies.prompts(
+  sample, decode, compare = plan_published.prompts(
     prompts=3,
     per_prompt=10,
     steps=5,
@@ -206,10 +206,10 @@ def test_an_inverted_file_compares_less():
     trained_on=10**5,
     iterations=10,
   )
-  lists, search = studies.duplicates(method="inverted", **options)
+  lists, search = plan_published.duplicates(method="inverted", **options)
   assert search.flops == 2 * 64 * 10**6 * (1000 + 10_000)
   assert lists.flops == 2 * 64 * 10 * 10**5 * 1000
   with pytest.raises(ValueError, match=r"unknown plan\.method 'graph'"):
-    studies.duplicates(method="graph", **options)
+    plan_published.duplicates(method="graph", **options)
   with pytest.raises(ValueError, match=r"unknown plan\.study 'x'"):
-    studies.works({"study": "x"})
+    plan_published.works({"study": "x"})
