@@ -72,6 +72,15 @@ def until(true, run, timeout=900) -> None:
     time.sleep(0.002)
 
 
+def look(sight) -> set:
+  """What is seen; once more where a folder vanished while it was read."""
+  while True:
+    try:
+      return sight()
+    except FileNotFoundError:
+      time.sleep(0.001)
+
+
 def strike(begin, sights, *, done, made, keeps=set, enough=lambda: True):
   """Kills a program once for each sight, then leaves it killed.
 
@@ -87,9 +96,9 @@ def strike(begin, sights, *, done, made, keeps=set, enough=lambda: True):
   chance, struck, share, kept = random.Random(0), 0, 1.0, set()
   for _ in range(TRIES):
     sight, longest = sights[min(struck, len(sights) - 1)]
-    before, run = sight(), begin()
+    before, run = look(sight), begin()
     try:
-      until(lambda: sight() - before, run)  # noqa: B023
+      until(lambda: look(sight) - before, run)  # noqa: B023
       moment = time.monotonic() + chance.uniform(0, share * longest)
       until(lambda: time.monotonic() >= moment, run)  # noqa: B023
     finally:

@@ -1,30 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rate predicts a run of eight times its largest size within a quarter.
-
-In CPU seconds, which other processes of the machine disturb least. The rate
-of the statistics is rough, and not held to it.
-"""
+"""The work of a cascade, whose networks take long to count."""
 
 import pytest
 
-from diffmem.audit import rates, work
+from diffmem.audit import work
 from diffmem.bin import program
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.mark.parametrize("number", range(4))
-def test_eight_times_the_size(root, monkeypatch, number):
-  monkeypatch.setattr(rates, "RUN", 2e9)
-  monkeypatch.setattr(rates, "SIDES", {True: 2048, False: 1024})
-  config = program.load_config(f"{root}/configs/digits.py").to_dict()
-  other = program.load_config(f"{root}/configs/digits_membership.py")
-  config["models"] = {**other.to_dict()["models"], "width": 128}
-  config["membership"]["bootstrap"] = 200
-  parts = work.parts(config, (8, 8, 1))
-  job = rates.builders(config, parts)[number]()
-  rate, (_, (predicted, measured)) = rates.beyond(job)
-  assert 0.75 < measured / predicted < 1.25, (job.name, rate)
 
 
 def test_a_cascade_has_two_networks(root):
