@@ -285,8 +285,9 @@ def test_builds_locked_with_every_section(root, name, arg):
   sampling = {"sample", "distances", "features", "extraction"}
   sampled = name not in SHADOWS | UNSAMPLED
   expected = SECTIONS if sampled else SECTIONS - sampling
-  if "quality" in arg:
-    expected = expected | {"quality"}
+  for stage in ("quality", "inpaint"):
+    if stage in arg:
+      expected = expected | {stage}
   if name in CAPTIONED:
     expected = expected | {"choose", "prompts"}
     assert set(config) == expected | {"upsamplers"}

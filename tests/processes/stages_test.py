@@ -15,6 +15,7 @@ SHARED = {
 INSIDE = {
   "distances/pairs.py",
   "extraction/side_pairs.py",
+  "report/study.py",
   "sample/choosing.py",
 }
 
