@@ -89,8 +89,7 @@ def _on(
   found = []
   if devices > 1:
     found.append(
-      f"{devices} devices at an efficiency of {stated.EFFICIENCY:.2f}, the "
-      "worst that benchmarks/processes.py measured (docs/processes.md)"
+      f"{devices} devices at an assumed efficiency of {stated.EFFICIENCY:.2f}"
     )
   if device is None:
     return found

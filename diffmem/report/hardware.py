@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from diffmem import args
 
 UTILISATION = 0.3
-# Wall time of a search by 8 devices over that by one, on the same cores: 1.16
-# (docs/processes.md, the worst of both kinds of work).
+# Assumed, and less than what virtual devices of one machine reach
+# (docs/processes.md): real ones wait for each other over wires.
 EFFICIENCY = 1 / 1.16
 
 
