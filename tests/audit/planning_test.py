@@ -13,7 +13,7 @@ def test_a_study_on_stated_hardware(root, tmp_path):
   lines = planning.run(tmp_path, config=config, hardware="h100", devices=8)
   assert lines[1].startswith("all pairs")
   assert "not measured: NVIDIA H100 SXM" in "\n".join(lines)
-  assert "8 devices at an efficiency of 0.86" in "\n".join(lines)
+  assert "8 devices at an assumed efficiency of 0.86" in "\n".join(lines)
   kept = workdir.read_json(tmp_path / "plan" / "plan.json")
   assert kept["costs"][0]["work"]["flops"] == 2 * 512 * 1000 * 999 / 2
   assert kept["text"] == lines
