@@ -96,7 +96,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   seeds = 1 if given.debug else given.seeds
   if seeds < 1:
     raise ValueError(f"config argument seeds={seeds}: expected 1 or more")
-  arms = {name: _arm(*arm, seeds) for name, arm in ARMS.items()}
+  arms = {
+    name: _arm(config, flags, seeds) for name, (config, flags) in ARMS.items()
+  }
   for source, more in ((given.fashion, CLOTHES), (given.cifar, PHOTOGRAPHS)):
     if source is not None:
       kind = "" if source.startswith(KINDS) else "npz:"
