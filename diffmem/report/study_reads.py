@@ -65,9 +65,22 @@ def minus(a: Numbers, b: Numbers) -> list[float]:
 
 
 def _attack(arm: Arm, name: str, key: str) -> list[float]:
-  """AUC, or the rate at 1% or 0.1% false alarms; 0 where that is unresolved."""
+  """The AUC of an attack, or its rate at 1% false alarms.
+
+  Raises ValueError where so few non-members resolve no such rate.
+  """
   found = [run["membership"]["attacks"][name][key] for run in arm]
-  return [value[0] if value else 0.0 for value in found]
+  if not all(found):
+    raise ValueError(f"{key} of {name} is not resolved in every seed")
+  return [value[0] for value in found]
+
+
+def rate(arm: Arm, name: str, key: str) -> str:
+  """A rate over seeds in words, also where it is not resolved."""
+  found = [run["membership"]["attacks"][name][key] for run in arm]
+  if not all(found):
+    return "not resolvable"
+  return shares([value[0] for value in found])
 
 
 def _frechet(arm: Arm) -> list[float]:
@@ -187,11 +200,11 @@ def dedup_once(ddpm: Arm, dedup: Arm) -> Measured:
 def lira(shadows: Arm) -> Measured:
   """C6."""
   lira, loss = (_attack(shadows, k, "tpr@0.01") for k in ("lira", "loss"))
-  strict = (_attack(shadows, k, "tpr@0.001") for k in ("lira", "loss"))
+  strict = (rate(shadows, k, "tpr@0.001") for k in ("lira", "loss"))
   return Measured(
     minus(lira, loss),
     f"LiRA {shares(lira)}, threshold {shares(loss)}; at 0.1% "
-    + " and ".join(map(shares, strict)),
+    + " and ".join(strict),
     "1% of non-members by construction",
   )
 

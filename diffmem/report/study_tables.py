@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmem.report.study_reads import Arm, shares, span
+from diffmem.report.study_reads import Arm, rate, span
 
 SMALL = "8 x 8 digits, 599 of them in training and some of these planted"
 
@@ -20,20 +20,13 @@ def _counts(arm: Arm) -> str:
   return f"{span(found)} of {arm[0]['extraction']['searched']}"
 
 
-def _rate(arm: Arm, attack: str, key: str) -> str:
-  found = [run["membership"]["attacks"][attack][key] for run in arm]
-  if not all(found):
-    return "not resolvable"
-  return shares([value[0] for value in found])
-
-
 def _kinds(ddpm: Arm, gan: Arm) -> str:
   return f"diffusion {_counts(ddpm)}, DiffBigGAN {_counts(gan)}"
 
 
 def _strict(shadows: Arm) -> str:
-  one = _rate(shadows, "lira_one_draw", "tpr@0.001")
-  many = _rate(shadows, "lira", "tpr@0.001")
+  one = rate(shadows, "lira_one_draw", "tpr@0.001")
+  many = rate(shadows, "lira", "tpr@0.001")
   return f"{one} with one draw, {many} with 16"
 
 
@@ -46,8 +39,8 @@ def _best_time(shadows: Arm) -> str:
 
 def _training(ddpm: Arm, short: Arm) -> str:
   return (
-    f"{_rate(short, 'loss', 'tpr@0.01')} after 500 steps, "
-    f"{_rate(ddpm, 'loss', 'tpr@0.01')} after 4,000"
+    f"{rate(short, 'loss', 'tpr@0.01')} after 500 steps, "
+    f"{rate(ddpm, 'loss', 'tpr@0.01')} after 4,000"
   )
 
 
