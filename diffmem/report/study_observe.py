@@ -22,6 +22,7 @@ from diffmem.extraction import run as extraction
 from diffmem.extraction.rule import Searched
 from diffmem.report import results
 
+Sets = dict[str, Searched]  # members, held-out and calibration images
 RULES = tuple(itertools.product((0.3, 0.5, 0.7), (10, 25, 50)))  # alpha, n
 FLAGGED = 100  # distinct images, members and held-out ones together
 RATES = ("tpr@0.01", "tpr@0.001")
@@ -44,8 +45,14 @@ def observe(root: epath.Path) -> dict[str, Any]:
 
 
 def _extraction(found: dict, root: epath.Path) -> dict[str, Any]:
-  loaded = results.read(root)
-  rows = loaded.pairs["matches"].rows
+  rows = results.read(root).pairs["matches"].rows
+  dataset, split = diffmem.data.read(root / "data")
+  config = workdir.read_json(root / "extraction" / "meta.json")["config"]
+  options = config["extraction"]
+  searched = {
+    n: extraction.searched(root, dataset, split, n)
+    for n in {*(n for _, n in RULES), options["neighbours"]}
+  }
   return {
     "unique": found["unique"],
     "held_out": found["held_out"]["unique"],
@@ -53,26 +60,23 @@ def _extraction(found: dict, root: epath.Path) -> dict[str, Any]:
     "generated": found["generated"],
     "planted": found["planted"],
     "copies": {row["training_id"]: int(row["copies"]) for row in rows},
-    "rules": _rules(root),
-    "flagged": _flagged(root),
+    "rules": _rules(searched, options, config["seed"]),
+    "flagged": _flagged(searched[options["neighbours"]], options),
   }
 
 
-def _rules(root: epath.Path) -> list[dict]:
+def _rules(searched: dict[int, Sets], options: dict, seed: int) -> list[dict]:
   """Members and held-out images found by each of RULES, calibrated anew."""
-  dataset, split = diffmem.data.read(root / "data")
-  config = workdir.read_json(root / "extraction" / "meta.json")["config"]
-  options = config["extraction"]
   rows = []
   for alpha, neighbours in RULES:
-    sets = extraction.searched(root, dataset, split, neighbours)
+    sets = searched[neighbours]
     used, _ = rule.calibrate(
       sets["calibration"],
       alpha=alpha,
       neighbours=neighbours,
       centring=options["centring"],
       false_match_rate=options["false_match_rate"],
-      seed=config["seed"],
+      seed=seed,
     )
     unique, held_out = (
       len(attack.matches(sets[name], used)) for name in ("members", "held_out")
@@ -88,15 +92,11 @@ def _rules(root: epath.Path) -> list[dict]:
   return rows
 
 
-def _flagged(root: epath.Path) -> dict[str, int]:
+def _flagged(sets: Sets, options: dict) -> dict[str, int]:
   """Held-out images among the FLAGGED images that look most extracted.
 
   By raw distance, and by the ratio, with as many members as held-out images.
   """
-  dataset, split = diffmem.data.read(root / "data")
-  config = workdir.read_json(root / "extraction" / "meta.json")["config"]
-  options = config["extraction"]
-  sets = extraction.searched(root, dataset, split, options["neighbours"])
   pair = [sets["members"], sets["held_out"]]
   ways: dict[str, Callable[[Searched], np.ndarray]] = {
     "distance": lambda s: s.nearest.distances,
