@@ -25,6 +25,7 @@ from tests import torch_networks  # noqa: E402
 OVER = (
   "models.width=32",
   "models.groups=32",
+  "models.attention=(4,)",
   "models.conventions=torch",
   "diffusion.schedule.steps=1000",
 )
@@ -46,7 +47,8 @@ def file(network, tmp_path_factory):
 @pytest.fixture
 def config(root):
   found = program.load_config(f"{root}/configs/cifar10_ddpm.py:debug")
-  found.models.update(width=32, groups=32, conventions="torch")
+  found.models.update(width=32, groups=32, attention=(4,))
+  found.models.conventions = "torch"
   found = found.to_dict()
   names = ("seed", "data", "models", "diffusion", "train")
   return {name: found[name] for name in names}
