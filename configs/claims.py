@@ -116,7 +116,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     arms = {name: _shortened(arm) for name, arm in arms.items()}
   return ml_collections.ConfigDict(
     dict(
-      seed=0,
       claims=dict(
         arms=arms,
         jobs=given.jobs,

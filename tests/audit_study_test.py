@@ -84,4 +84,4 @@ def test_a_run_of_another_command_is_refused(tmp_path):
 )
 def test_settings_that_cannot_be(tmp_path, section, says):
   with pytest.raises(ValueError, match=says):
-    study.run(tmp_path, seed=0, claims=section, progress=False)
+    study.run(tmp_path, claims=section, progress=False)

@@ -56,13 +56,12 @@ class Run:
 
 @processes.led
 def run(
-  root: str | os.PathLike, *, seed: int, claims: dict, progress: bool = True
+  root: str | os.PathLike, *, claims: dict, progress: bool = True
 ) -> None:
   """Runs what is missing and writes <root>/claims.
 
   Args:
     root: the workdir; a local folder, unless `claims.stored` is given.
-    seed: of resampling.
     claims: the config section, as a plain dict. stored: a file of earlier
       measurements, in the place of runs.
     progress: show how many runs have finished and the time left.
@@ -86,7 +85,7 @@ def run(
     observed = study.observe(folder, [(r.arm, r.seed) for r in wanted])
   else:
     observed = study.read(claims["stored"])
-  study.write(root, observed, seed=seed)
+  study.write(root, observed)
 
 
 def runs(arms: dict[str, dict]) -> list[Run]:

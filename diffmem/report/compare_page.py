@@ -75,7 +75,7 @@ def render(found: dict[str, Any], *, title: str) -> str:
     "changes": [_change(change) for change in found["changes"]],
     "figure": figure(found["rows"]),
   }
-  template = page._environment().get_template("compare.html.j2")
+  template = page.environment().get_template("compare.html.j2")
   return template.render(context)
 
 

@@ -59,7 +59,7 @@ def read(path: str | os.PathLike, name: str) -> Row:
   """Reads one workdir; errors are those of `results.read`."""
   root = workdir.path(path)
   found = results.read(root)
-  split = results._arrays(root / "data" / "split.npz")
+  split = results.read_arrays(root / "data" / "split.npz")
   matched = {}
   if found.extraction is not None and "matches" in found.pairs:
     matched = {

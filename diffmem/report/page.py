@@ -116,7 +116,7 @@ def render(
     context |= members.context(results)
     asked = results.membership_aside.get("_prompts")
     context["detectors"] = detectors.context(asked)
-  return _environment().get_template("page.html.j2").render(context)
+  return environment().get_template("page.html.j2").render(context)
 
 
 def _outside(results: Results, gallery: int) -> dict[str, Any]:
@@ -178,7 +178,8 @@ def config_file(config: dict[str, Any]) -> str:
   )
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+  """What fills the templates: every value is escaped, none may be missing."""
   return jinja2.Environment(
     loader=jinja2.PackageLoader("diffmem.report", "templates"),
     autoescape=True,

@@ -188,7 +188,7 @@ def read(root: str | os.PathLike) -> Results:
     aside = {k: v for k, v in membership.items() if k.startswith("_")}
     membership = {k: v for k, v in membership.items() if k not in aside}
     curves = _curves(root / "membership" / "roc.npz", membership)
-    members = _arrays(root / "membership" / "gallery.npz")
+    members = read_arrays(root / "membership" / "gallery.npz")
     tables["scores"] = _text(root / "membership" / "scores.csv")
   prompts = None
   if "prompts" not in unfinished:
@@ -198,7 +198,7 @@ def read(root: str | os.PathLike) -> Results:
     side = _json(root / "side" / "results.json")
   found = Results(
     side=side,
-    side_pictures=_arrays(root / "side" / "gallery.npz") if side else {},
+    side_pictures=read_arrays(root / "side" / "gallery.npz") if side else {},
     metas=metas,
     unfinished=tuple(unfinished),
     data=_json(root / "data" / "meta.json"),
@@ -211,7 +211,7 @@ def read(root: str | os.PathLike) -> Results:
     prompts=prompts,
     beside=_beside(root) if prompts else None,
     ranking=_rows(root / "prompts" / "ranking.csv") if prompts else [],
-    prompt_pictures=_arrays(root / "prompts" / "gallery.npz")
+    prompt_pictures=read_arrays(root / "prompts" / "gallery.npz")
     if prompts
     else {},
     removed=_rows(root / "dedup" / "removed.csv"),
@@ -270,7 +270,7 @@ def _shadows(folder) -> dict | None:
 
 
 def _gallery(folder) -> dict[str, np.ndarray]:
-  return _arrays(folder / "gallery.npz")
+  return read_arrays(folder / "gallery.npz")
 
 
 def _json(file) -> dict | None:
@@ -288,7 +288,7 @@ def _rows(file) -> list[dict[str, str]]:
 
 def _pairs(folder) -> dict[str, Pairs]:
   """The three tables, each with the images of its first rows."""
-  images = _arrays(folder / "gallery.npz")
+  images = read_arrays(folder / "gallery.npz")
   found = {}
   for name, (table, key) in _PAIRS.items():
     rows = _rows(folder / table)
@@ -309,7 +309,7 @@ def _pairs(folder) -> dict[str, Pairs]:
 
 
 def _curves(file, membership: dict) -> dict:
-  arrays = _arrays(file)
+  arrays = read_arrays(file)
   return {
     name: (arrays[f"{name}_fpr"], arrays[f"{name}_tpr"])
     for name in membership
@@ -317,7 +317,11 @@ def _curves(file, membership: dict) -> dict:
   }
 
 
-def _arrays(file) -> dict[str, np.ndarray]:
+def read_arrays(file) -> dict[str, np.ndarray]:
+  """The arrays of an .npz file, none where there is no file.
+
+  Raises ValueError for a file that cannot be read.
+  """
   if not file.exists():
     return {}
   try:

@@ -76,19 +76,18 @@ def read(path: str | os.PathLike) -> Observed:
   return found["arms"]
 
 
-def write(root: str | os.PathLike, observed: Observed, *, seed: int) -> None:
+def write(root: str | os.PathLike, observed: Observed) -> None:
   """Makes <root>/claims.
 
   Args:
     root: the workdir.
     observed: by arm and seed.
-    seed: is written down; nothing here is random.
   """
   found = summarize(observed)
   with workdir.stage(
     root,
     "claims",
-    config={"seed": seed},
+    config={},
     inputs={"observed": workdir.digest(observed)},
     replace=True,
   ) as stage:

@@ -36,7 +36,7 @@ def test_nothing_and_why():
 
 
 def test_the_section_of_the_page():
-  template = page._environment().get_template("detectors.html.j2")
+  template = page.environment().get_template("detectors.html.j2")
   text = template.render(detectors=detectors.context(FOUND))
   for part in (
     "24 planted captions",
