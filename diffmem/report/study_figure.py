@@ -51,7 +51,8 @@ def draw(rows: list[dict[str, Any]]) -> str:
       ylim=(len(shown) - 0.4, -0.6),
       xticks=[0],
       xticklabels=["no difference"],
-      xlabel="each dot a seed, the bar their mean; to the right as claimed\n"
+      xlabel="each dot a seed, the bar their mean, to the right as claimed; "
+      "each row on a scale of its own\n"
       "green: holds, brown: not resolvable at this size, red: does not hold",
     )
     ax.grid(axis="y", color="#dddddd", lw=0.6)
