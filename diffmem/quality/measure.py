@@ -23,7 +23,7 @@ def measure(
   real: Float[np.ndarray, "m d"],
   made: Float[np.ndarray, "n e"],
   *,
-  neighbours: Mapping[str, int],
+  neighbours: Mapping[str, int] | None,
   groups: int = 20,
   seed: int = 0,
 ) -> dict[str, Any]:
@@ -34,7 +34,8 @@ def measure(
 
   Args:
     real, made: the sets.
-    neighbours: {"precision": k, "coverage": k}, of both numbers of each kind.
+    neighbours: {"precision": k, "coverage": k}, of both numbers of each kind;
+      None leaves these out, and the Frechet distance is all.
     groups: of the jackknife.
     seed: of these groups.
 
@@ -42,7 +43,7 @@ def measure(
     ValueError: NaN, other dimensions, too few images.
   """
   real, made = check("real", real), check("made", made)
-  names = ["precision", "recall", "density", "coverage"]
+  names = ["precision", "recall", "density", "coverage"] if neighbours else []
   least = min(len(real), len(made))
   # Without one group, too, there must be more images than dimensions.
   reason = too_few(least - -(-least // groups), real.shape[1])
@@ -50,13 +51,15 @@ def measure(
     names.insert(0, "frechet")
 
   def numbers(real, made):
-    found = [
-      *precision_recall(real, made, neighbours["precision"]),
-      *density_coverage(real, made, neighbours["coverage"]),
-    ]
-    return found if reason else [frechet(real, made), *found]
+    found = [] if reason else [frechet(real, made)]
+    if neighbours is not None:
+      found += precision_recall(real, made, neighbours["precision"])
+      found += density_coverage(real, made, neighbours["coverage"])
+    return found
 
-  estimates = jackknife(numbers, [real, made], groups=groups, seed=seed)
+  estimates = []
+  if names:
+    estimates = jackknife(numbers, [real, made], groups=groups, seed=seed)
   found: dict[str, Any] = {"frechet": None}
   for name, estimate in zip(names, estimates, strict=True):
     most = 1.0 if name in SHARES else np.inf

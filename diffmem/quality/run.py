@@ -6,13 +6,14 @@ trained. Writes <root>/quality:
 
 results.json     what `results` says
 classifier.npz   weights of the small classifier, where it is the features
-vectors/<set>    the features of generations, members and held-out images
+vectors/<set>    the features of each set of images
 losses/<set>     losses of members and held-out images [n s]
 done/<pair>.json numbers of one pair of sets
 
-All but results.json is made once and goes on where a run stopped. Members,
-held-out images and generations are cut to one number, at random: what is
-measured depends on it.
+All but results.json is made once and goes on where a run stopped. The sets are
+cut to one number, at random: what is measured depends on it. Where some images
+stand in training more than once, what the model trained on, with its copies, is
+a set of its own: copies alone make it unlike any images without them.
 """
 
 import logging
@@ -24,6 +25,7 @@ import numpy as np
 import diffmem.data
 from diffmem import features, processes, store, workdir
 from diffmem.arrays import Int
+from diffmem.data import canaries
 from diffmem.denoiser import annotated, trained
 from diffmem.features import Features, weights
 from diffmem.features.run import embed_set
@@ -33,11 +35,13 @@ from diffmem.quality import losses, measure
 _log = logging.getLogger(__name__)
 
 KEYS = ("features", "images", "batch", "groups", "neighbours", "loss")
-# (real, made): what is measured, and two sets of real images as its floor.
+# (real, made): what is measured, and sets of real images as its floor.
 PAIRS = {
+  "to_training": ("training", "generations"),
   "to_members": ("members", "generations"),
   "to_held_out": ("held_out", "generations"),
   "floor": ("members", "held_out"),
+  "training_to_held_out": ("held_out", "training"),
 }
 
 
@@ -138,7 +142,14 @@ class _Job:
         f"{dataset.images.shape[1:]}: bring both to one size with crop and "
         "resize"
       )
+    section = quality["features"]
+    # Canaries, where there are some, stand behind the images.
+    self.images, rows = canaries.training(dataset, split)
     ids = {"members": split.members, "held_out": split.held_out}
+    # No file of embeddings holds canaries.
+    known = section["name"] != "file" or len(self.images) == len(dataset)
+    if len(rows) > len(split.members) and known:
+      ids["training"] = self.images.ids[rows]
     self.ids = {name: i for name, i in ids.items() if len(i)}
     sizes = self._sizes()
     self.count = min(quality["images"], *sizes.values())
@@ -174,7 +185,8 @@ class _Job:
     for name, (real, other) in PAIRS.items():
       found[name] = None
       if real in vectors and other in vectors:
-        found[name] = self._pair(name, vectors[real], vectors[other])
+        copies = "training" in (real, other)
+        found[name] = self._pair(name, vectors[real], vectors[other], copies)
     return found
 
   def losses(self) -> dict[str, Any] | None:
@@ -186,7 +198,9 @@ class _Job:
     )
     chosen = losses.times(denoiser, options["times"])
     found = {
-      name: self._losses(name, denoiser, run, len(chosen)) for name in self.ids
+      name: self._losses(name, denoiser, run, len(chosen))
+      for name in ("members", "held_out")
+      if name in self.ids
     }
     numbers = measure.losses(
       found["members"],
@@ -227,7 +241,7 @@ class _Job:
       ids = rows if generated else self.ids[name][rows]
       return features.rows(options["path"], ids, which)
     images = (
-      self.bank[rows] if generated else self.dataset.take(self.ids[name][rows])
+      self.bank[rows] if generated else self.images.take(self.ids[name][rows])
     )
     return embed_set(
       self.folder / "vectors" / name,
@@ -238,13 +252,14 @@ class _Job:
       progress=self.progress,
     )[:]
 
-  def _pair(self, name: str, real, other) -> dict[str, Any]:
+  def _pair(self, name: str, real, other, copies: bool) -> dict[str, Any]:
     file = self.folder / "done" / f"{name}.json"
     if not file.exists():
       found = measure.measure(
         real,
         other,
-        neighbours=self.quality["neighbours"],
+        # A copy's nearest neighbours are its copies, at distance 0.
+        neighbours=None if copies else self.quality["neighbours"],
         groups=self.quality["groups"],
         seed=self.seed,
       )

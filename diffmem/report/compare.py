@@ -71,10 +71,11 @@ def summarize(
   """The contents of results.json."""
   rows = list(rows)
   budget = compare_read.budget(rows)
+  copies = compare_read.alike_in_training(rows)
   pairs = [(i, j) for i in range(len(rows)) for j in range(i + 1, len(rows))]
   found = {
     "budget": budget,
-    "rows": [compare_read.facts(row, budget) for row in rows],
+    "rows": [compare_read.facts(row, budget, copies) for row in rows],
     "differences": compare_read.differences(rows),
     "overlaps": [
       {
@@ -85,7 +86,9 @@ def summarize(
       for i, j in pairs
     ],
     "changes": [
-      compare_pairs.changes(rows[0], row, resamples=resamples, seed=seed)
+      compare_pairs.changes(
+        rows[0], row, resamples=resamples, seed=seed, with_copies=copies
+      )
       for row in rows[1:]
     ],
   }

@@ -47,6 +47,7 @@ COLUMNS = (
     for name in ("frechet", "precision", "recall", "density", "coverage")
     for end in ("", "_low", "_high")
   ),
+  "frechet_to",
   "held_out_loss",
   "parameters",
   "train_seconds",
@@ -70,6 +71,10 @@ def render(found: dict[str, Any], *, title: str) -> str:
     "rows": [_row(i, row) for i, row in enumerate(found["rows"])],
     "attacks": _attacks(found["rows"]),
     "frechet": _frechet_name(found["rows"]),
+    "with_copies": any(
+      (row["quality"] or {}).get("reference") == "to_training"
+      for row in found["rows"]
+    ),
     "differences": found["differences"],
     "overlaps": _overlaps(found),
     "changes": [_change(change) for change in found["changes"]],
@@ -188,10 +193,10 @@ def _quality(found: dict[str, Any] | None) -> list[tuple[str, str]] | None:
   if found is None:
     return None
   pair = found["to_held_out"] or found["to_members"]
-  floor = (found["floor"] or {}).get("frechet")
+  floor = found["floor"]
   return [
-    quality.cell(pair["frechet"]),
-    (quality.number(floor[0]) if floor else NOT, ""),
+    quality.cell(found["frechet"]),
+    (NOT if floor is None else quality.number(floor), ""),
     *(quality.cell(pair[key]) for key in quality.COLUMNS[1:]),
     quality.cell(found["loss"]),
   ]
@@ -291,12 +296,11 @@ def figure(rows: Sequence[dict[str, Any]]) -> Markup | None:
   points = []
   for i, row in enumerate(rows):
     e, q = row["extraction"], row["quality"]
-    pair = q and (q["to_held_out"] or q["to_members"])
-    if e is None or not pair or not pair["frechet"]:
+    if e is None or not q or not q["frechet"]:
       continue
     y = _shown(e) / e["searched"]
     ends = words.exact_interval(round(_shown(e)), e["searched"]) or (y, y)
-    points.append((i, row["name"], pair["frechet"], (y, *ends)))
+    points.append((i, row["name"], q["frechet"], (y, *ends)))
   if not points:
     return None
   colours = (MEMBER, HELD, *MORE)
@@ -371,7 +375,9 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     flat |= _ends(attack, ("auc", "tpr@0.01", "tpr@0.001"))
   if q:
     flat |= {"features": q["features"], "images": q["images"]}
-    flat |= _ends(q["to_held_out"] or q["to_members"], quality.COLUMNS)
+    pair = q["to_held_out"] or q["to_members"]
+    flat |= _ends(pair | {"frechet": q["frechet"]}, quality.COLUMNS)
+    flat["frechet_to"] = q["reference"].removeprefix("to_")
     flat["held_out_loss"] = q["loss"] and q["loss"][0]
   return flat
 

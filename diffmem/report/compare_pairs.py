@@ -70,15 +70,23 @@ def _known(one: Row, other: Row) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def changes(
-  base: Row, other: Row, *, resamples: int, seed: int
+  base: Row,
+  other: Row,
+  *,
+  resamples: int,
+  seed: int,
+  with_copies: bool = False,
 ) -> dict[str, Any]:
-  """What changed from `base` to `other`; None for what cannot be compared."""
+  """What changed from `base` to `other`; None for what cannot be compared.
+
+  with_copies: see `compare_read.alike_in_training`.
+  """
   return {
     "from": base.name,
     "to": other.name,
     "matches": _matches(base, other),
     "auc": _auc(base, other, resamples, seed),
-    "frechet": _frechet(base, other),
+    "frechet": _frechet(base, other, with_copies),
   }
 
 
@@ -154,15 +162,17 @@ def auc_change(
   return [value, min(float(low), value), max(float(high), value)]
 
 
-def _frechet(base: Row, other: Row) -> dict[str, Any] | None:
-  """To held-out images where both have some, else to members."""
+def _frechet(base: Row, other: Row, with_copies: bool) -> dict[str, Any] | None:
+  """To the same set, of those that both have."""
   one, two = base.quality, other.quality
   if one is None or two is None or base.data is None:
     return None
   alike = one["features"] == two["features"] and one["images"] == two["images"]
   if base.data != other.data or not alike:
     return None
-  for pair in ("to_held_out", "to_members"):
+  for pair in (
+    ("to_training",) if with_copies else ("to_held_out", "to_members")
+  ):
     first, second = one[pair], two[pair]
     if not (first and second and first["frechet"] and second["frechet"]):
       continue

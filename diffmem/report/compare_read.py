@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffmem import stats, workdir
-from diffmem.report import claims, results
+from diffmem.report import claims, quality, results
 from diffmem.report.results import Results
 
 RULE = ("alpha", "neighbours", "centring", "false_match_rate")
@@ -94,10 +94,13 @@ def _scores(found: Results) -> dict[str, dict[int, tuple[bool, float]]]:
   return kept
 
 
-def facts(row: Row, budget: int | None) -> dict[str, Any]:
+def facts(
+  row: Row, budget: int | None, with_copies: bool = False
+) -> dict[str, Any]:
   """The numbers of one row of the tables.
 
   budget: generations that all rows have at least, for what is found in as many.
+  with_copies: see `alike_in_training`.
   """
   return {
     "name": row.name,
@@ -105,7 +108,7 @@ def facts(row: Row, budget: int | None) -> dict[str, Any]:
     "model": _model(row.results),
     "extraction": _extraction(row, budget),
     "membership": _membership(row.results),
-    "quality": _quality(row),
+    "quality": _quality(row, with_copies),
     "cost": _cost(row.results),
   }
 
@@ -167,17 +170,49 @@ def _membership(found: Results) -> dict[str, Any] | None:
   return {"leading": claims.leading(found.membership), "attacks": attacks}
 
 
-def _quality(row: Row) -> dict[str, Any] | None:
+def alike_in_training(rows: list[Row]) -> bool:
+  """Whether quality is the distance to what was trained on, with its copies.
+
+  It is where images are planted and all runs trained on the same: a model that
+  learns the copies moves away from images without them. Without copies, or
+  where they differ, it is the distance to held-out images.
+  """
+  measured = [row for row in rows if row.quality is not None]
+  training = {
+    (_split(row), None if row.copies is None else row.copies.tobytes())
+    for row in measured
+  }
+  return len(training) == 1 and all(
+    (row.quality or {}).get("to_training") for row in measured
+  )
+
+
+def reference(found: dict[str, Any], with_copies: bool) -> str:
+  """The pair of sets in results.json of quality that says how good a run is."""
+  if with_copies:
+    return "to_training"
+  return "to_held_out" if found["to_held_out"] else "to_members"
+
+
+def _quality(row: Row, with_copies: bool) -> dict[str, Any] | None:
   found = row.quality
   if found is None:
     return None
   loss = found.get("loss") or {}
+  pair = reference(found, with_copies)
+  floor = found["floor"]
+  if pair == "to_held_out":
+    floor = found.get("training_to_held_out") or floor
   return {
     "features": found["features"]["name"],
     "images": found["images"],
-    "to_held_out": found["to_held_out"],
-    "to_members": found["to_members"],
-    "floor": found["floor"],
+    **{name: found.get(name) for name in quality.ROWS},
+    "reference": pair,
+    "frechet": found[pair]["frechet"],
+    # Perfect samples of what was trained on are at the distance that n adds.
+    "floor": found[pair]["bias"]["frechet"]
+    if with_copies
+    else floor and floor["frechet"] and floor["frechet"][0],
     "loss": loss.get("held_out"),
     "gap": loss.get("gap"),
   }

@@ -8,9 +8,13 @@ from diffmem.report import words
 from diffmem.report.results import Results
 
 ROWS = {
-  "to_members": "Generations, against training images",
+  "to_training": "Generations, against the training set with its copies",
+  "to_members": "Generations, against training images, each once",
   "to_held_out": "Generations, against held-out images",
-  "floor": "Held-out images, against training images: no model involved",
+  "floor": "Held-out images, against training images, each once: no model "
+  "involved",
+  "training_to_held_out": "The training set with its copies, against held-out "
+  "images: no model involved",
 }
 FEATURES = {
   "classifier": "a small network trained on these images to tell each from the "
@@ -40,7 +44,8 @@ def context(results: Results) -> dict[str, Any]:
   if part is None:
     return {"quality": None}
   found = part.results
-  pairs = {name: found[name] for name in ROWS if found[name] is not None}
+  # Older results have no pair with copies.
+  pairs = {name: found[name] for name in ROWS if found.get(name) is not None}
   missing = [p["frechet_missing"] for p in pairs.values() if not p["frechet"]]
   return {
     "quality": {
@@ -50,10 +55,13 @@ def context(results: Results) -> dict[str, Any]:
       "images": words.count(found["images"]),
       "groups": words.count(found["groups"]),
       "neighbours": found["neighbours"],
+      "copies": "to_training" in pairs,
       "rows": [
         {
           "name": ROWS[name],
-          "cells": [cell(pair[key]) for key in COLUMNS],
+          "cells": [
+            cell(pair[key]) if key in pair else ("", "") for key in COLUMNS
+          ],
           "bias": bias(pair),
         }
         for name, pair in pairs.items()

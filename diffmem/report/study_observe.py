@@ -169,10 +169,11 @@ def _attack(found: dict) -> dict[str, Any]:
 
 def _quality(found: dict, root: epath.Path) -> dict[str, Any]:
   del root
-  held_out = found["to_held_out"]
+  held_out, training = found["to_held_out"], found.get("to_training") or {}
   return {
     "features": found["features"]["name"],
     "frechet": held_out.get("frechet"),
+    "frechet_to_training": training.get("frechet"),
     "floor": (found.get("floor") or {}).get("frechet"),
     "precision": held_out["precision"],
     "recall": held_out["recall"],

@@ -83,8 +83,9 @@ def rate(arm: Arm, name: str, key: str) -> str:
   return shares([value[0] for value in found])
 
 
-def _frechet(arm: Arm) -> list[float]:
-  return [1000 * run["quality"]["frechet"][0] for run in arm]
+def _frechet(arm: Arm, of: str = "frechet") -> list[float]:
+  """To held-out images; or `frechet_to_training`, with its copies."""
+  return [1000 * run["quality"][of][0] for run in arm]
 
 
 def regurgitates(ddpm: Arm) -> Measured:
@@ -290,13 +291,16 @@ def halves(shadows: Arm) -> Measured:
 def gans(equal: Arm, gan: Arm) -> Measured:
   """C12; undecided where the GANs are the worse models."""
   ours, theirs = _unique(equal), _unique(gan)
-  quality = _frechet(equal), _frechet(gan)
-  gap = stats.student(minus(quality[1], quality[0]))
+  learnt = [_frechet(arm, "frechet_to_training") for arm in (equal, gan)]
+  beside = [_frechet(arm) for arm in (equal, gan)]
+  gap = stats.student(minus(learnt[1], learnt[0]))
   worse = gap.low is not None and gap.low > 0
   return Measured(
     minus(ours, theirs),
-    f"diffusion {span(ours)}, GAN {span(theirs)}; Fréchet distances "
-    f"{span(quality[0], '.1f')} and {span(quality[1], '.1f')} thousandths",
+    f"diffusion {span(ours)}, GAN {span(theirs)}; Fréchet distances to the "
+    f"training set with its copies {span(learnt[0], '.1f')} and "
+    f"{span(learnt[1], '.1f')} thousandths, to held-out images "
+    f"{span(beside[0], '.1f')} and {span(beside[1], '.1f')}",
     f"held-out images {span(_false(equal))} and {span(_false(gan))}",
     "the GANs are the worse models" if worse else None,
   )

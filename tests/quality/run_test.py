@@ -86,6 +86,46 @@ def test_the_numbers_are_those_of_the_images(measured):
     )
 
 
+def test_copies_are_what_a_model_learns(tmp_path):
+  """A bank of the training rows is far from images without copies only."""
+  dataset, split = diffmem.data.prepare(
+    tmp_path / "data",
+    seed=0,
+    source="digits",
+    data_dir=None,
+    crop="none",
+    resize=None,
+    filter="lanczos",
+    split={
+      "name": "random",
+      "members": 200,
+      "held_out": 200,
+      "calibration": 200,
+      "planted": ((30, 6),),
+      "shadows": 0,
+      "shadow": None,
+      "path": None,
+    },
+  )
+  rows = np.random.default_rng(0).permutation(split.training_rows)
+  imports.from_arrays(tmp_path, dataset.take(rows), progress=False)
+  run.run(tmp_path, seed=0, quality=SECTION, progress=False)
+  found = workdir.read_json(tmp_path / "quality" / "results.json")
+  learnt, beside = (found[k] for k in ("to_training", "to_held_out"))
+  floor = found["training_to_held_out"]["frechet"][0]
+  assert learnt["frechet"][0] < 0.3 * beside["frechet"][0]
+  assert beside["frechet"][0] == pytest.approx(floor, rel=0.3)
+  assert floor > 2 * found["floor"]["frechet"][0]
+  # Copies are each other's nearest neighbours.
+  assert "precision" not in learnt
+
+
+def test_without_copies_the_training_set_is_its_images(measured):
+  found = measured["fresh"][1]
+  assert found["to_training"] is None
+  assert found["training_to_held_out"] is None
+
+
 def test_a_run_goes_on_from_what_is_there(measured, tmp_path):
   root, found = measured["fresh"]
   here = tmp_path / "run"

@@ -114,6 +114,32 @@ def test_changes_have_tests(two):
   assert frechet["change"][2] == pytest.approx(0.1 + half)
 
 
+def test_quality_is_of_what_was_trained_on_where_all_share_it(tmp_path):
+  """With copies, held-out images are no measure of what a model learnt."""
+  roots = [make(tmp_path / name, i) for i, name in enumerate("ab")]
+  for i, root in enumerate(roots):
+    file = root / "quality" / "results.json"
+    quality = json.loads(file.read_text())
+    learnt = {"frechet": [0.02 * (i + 1), 0, 1]}
+    learnt |= {"se": {"frechet": 0.001}, "bias": {"frechet": 0.003}}
+    file.write_text(json.dumps(quality | {"to_training": learnt}))
+  found, page, folder = compared(tmp_path, *roots)
+  assert found["changes"][0]["frechet"]["pair"] == "to_training"
+  assert found["changes"][0]["frechet"]["change"][0] == pytest.approx(0.02)
+  assert "the training set with its copies" in page
+  table = (folder / "table.csv").read_text().splitlines()
+  assert [row["frechet_to"] for row in csv.DictReader(table)] == [
+    "training"
+  ] * 2
+  # Runs of other copies: beside held-out images, as before.
+  split = dict(np.load(roots[1] / "data" / "split.npz"))
+  split["copies"][0] = 9
+  np.savez(roots[1] / "data" / "split.npz", **split)
+  found, page, _ = compared(tmp_path / "other", *roots)
+  assert found["changes"][0]["frechet"]["pair"] == "to_held_out"
+  assert "the training set with its copies" not in page
+
+
 def test_planted_copies_do_not_count_as_agreement(tmp_path):
   """Both find all that was planted and nothing else: what chance says too."""
   copies = np.ones(599, np.int64)

@@ -43,7 +43,11 @@ def run_of(unique: int, held_out: int = 0, auc: float = 0.5) -> dict:
         }
       }
     },
-    "quality": {"frechet": [0.01, 0.0, 0.02], "floor": [0.002, 0.0, 0.01]},
+    "quality": {
+      "frechet": [0.01, 0.0, 0.02],
+      "frechet_to_training": [0.008, 0.0, 0.02],
+      "floor": [0.002, 0.0, 0.01],
+    },
   }
 
 
@@ -115,13 +119,13 @@ def test_a_doubt_keeps_a_claim_undecided():
   """GANs that are clearly worse models tell nothing of GANs."""
   gan = seeds([1] * 5)
   for i, run in enumerate(gan.values()):
-    run["quality"]["frechet"] = [0.05 + 0.001 * i] * 3
+    run["quality"]["frechet_to_training"] = [0.05 + 0.001 * i] * 3
   arms = {"equal": seeds([9, 8, 9, 10, 9]), "gan": gan}
   row = rows_of(arms)["C12"]
   assert row["verdict"] == "not resolvable at this size"
   assert row["doubt"] == "the GANs are the worse models"
   for run in gan.values():
-    run["quality"]["frechet"] = [0.01] * 3
+    run["quality"]["frechet_to_training"] = [0.008] * 3
   assert rows_of(arms)["C12"]["verdict"] == "holds"
 
 
