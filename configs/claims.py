@@ -52,6 +52,10 @@ ARMS = {
     "gan_small.py:seed={seed},quality,family=diffbiggan,steps=1200",
     ("quality.features.name=pixels",),
   ),
+  "stylegan": (  # beside "ddpm", the diffusion model of its quality
+    "gan_small.py:seed={seed},quality,family=stylegan_ada,steps=2500",
+    ("quality.features.name=pixels",),
+  ),
   "prompts": (  # the base alone, at 8 x 8
     "imagen_small.py:seed={seed}",
     (

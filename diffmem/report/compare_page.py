@@ -71,10 +71,7 @@ def render(found: dict[str, Any], *, title: str) -> str:
     "rows": [_row(i, row) for i, row in enumerate(found["rows"])],
     "attacks": _attacks(found["rows"]),
     "frechet": _frechet_name(found["rows"]),
-    "with_copies": any(
-      (row["quality"] or {}).get("reference") == "to_training"
-      for row in found["rows"]
-    ),
+    "with_copies": "with its copies" in _beside(found["rows"]),
     "differences": found["differences"],
     "overlaps": _overlaps(found),
     "changes": [_change(change) for change in found["changes"]],
@@ -200,6 +197,17 @@ def _quality(found: dict[str, Any] | None) -> list[tuple[str, str]] | None:
     *(quality.cell(pair[key]) for key in quality.COLUMNS[1:]),
     quality.cell(found["loss"]),
   ]
+
+
+def _beside(rows: Sequence[dict[str, Any]]) -> str:
+  """Which images the Frechet distances are to, where it is one kind."""
+  kinds = {row["quality"]["reference"] for row in rows if row["quality"]}
+  names = {
+    "to_training": "to the training set with its copies ",
+    "to_held_out": "to held-out images ",
+    "to_members": "to training images ",
+  }
+  return names[kinds.pop()] if len(kinds) == 1 else ""
 
 
 def _frechet_name(rows: Sequence[dict[str, Any]]) -> str:
@@ -333,7 +341,7 @@ def figure(rows: Sequence[dict[str, Any]]) -> Markup | None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
     ax.axhline(0, color=MUTED, lw=0.8)
     ax.set(
-      xlabel=f"{_frechet_name(rows)} (less is better)",
+      xlabel=f"{_frechet_name(rows)} {_beside(rows)}(less is better)",
       ylabel="training images reproduced",
     )
 

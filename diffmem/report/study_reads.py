@@ -289,7 +289,7 @@ def halves(shadows: Arm) -> Measured:
 
 
 def gans(equal: Arm, gan: Arm) -> Measured:
-  """C12; undecided where the GANs are the worse models."""
+  """C12a and C12b; undecided where the GANs are the worse models."""
   ours, theirs = _unique(equal), _unique(gan)
   learnt = [_frechet(arm, "frechet_to_training") for arm in (equal, gan)]
   beside = [_frechet(arm) for arm in (equal, gan)]

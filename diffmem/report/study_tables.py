@@ -20,8 +20,12 @@ def _counts(arm: Arm) -> str:
   return f"{span(found)} of {arm[0]['extraction']['searched']}"
 
 
-def _kinds(ddpm: Arm, gan: Arm) -> str:
-  return f"diffusion {_counts(ddpm)}, DiffBigGAN {_counts(gan)}"
+def _kinds(ddpm: Arm, stylegan: Arm, equal: Arm, gan: Arm) -> str:
+  return (
+    f"StyleGAN-ADA {_counts(stylegan)}, diffusion of its quality "
+    f"{_counts(ddpm)}; DiffBigGAN {_counts(gan)}, diffusion of its quality "
+    f"{_counts(equal)}"
+  )
 
 
 def _strict(shadows: Arm) -> str:
@@ -79,7 +83,7 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...], Callable[..., str], str]] = {
     "training images extracted, by kind of model",
     "StyleGAN-ADA 150, DiffBigGAN 57, OpenAI's DDPM 301, Ho et al.'s 232, of "
     "50,000, at FID 2.9, 4.6, 2.9, 3.2",
-    ("equal", "gan"),
+    ("ddpm", "stylegan", "equal", "gan"),
     _kinds,
     f"{SMALL}; 4,096 generations, not 2^20; small networks of our own",
   ),

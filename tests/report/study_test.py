@@ -121,12 +121,12 @@ def test_a_doubt_keeps_a_claim_undecided():
   for i, run in enumerate(gan.values()):
     run["quality"]["frechet_to_training"] = [0.05 + 0.001 * i] * 3
   arms = {"equal": seeds([9, 8, 9, 10, 9]), "gan": gan}
-  row = rows_of(arms)["C12"]
+  row = rows_of(arms)["C12a"]
   assert row["verdict"] == "not resolvable at this size"
   assert row["doubt"] == "the GANs are the worse models"
   for run in gan.values():
     run["quality"]["frechet_to_training"] = [0.008] * 3
-  assert rows_of(arms)["C12"]["verdict"] == "holds"
+  assert rows_of(arms)["C12a"]["verdict"] == "holds"
 
 
 def test_files_and_the_headline(tmp_path):
