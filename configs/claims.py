@@ -84,6 +84,10 @@ CLOTHES = {
     "defence_small.py:seed={seed},quality",
     ("data.resize=8", "models.width=256"),
   ),
+  "fashion_stylegan": (
+    "gan_small.py:seed={seed},quality,family=stylegan_ada,steps=2500",
+    ("data.resize=8", "quality.features.name=pixels"),
+  ),
 }
 PHOTOGRAPHS = {
   "cifar": ("cifar10_ddpm.py:seed={seed},subset=1000,quality", ()),

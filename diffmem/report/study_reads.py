@@ -84,8 +84,18 @@ def rate(arm: Arm, name: str, key: str) -> str:
 
 
 def _frechet(arm: Arm, of: str = "frechet") -> list[float]:
-  """To held-out images; or `frechet_to_training`, with its copies."""
-  return [1000 * run["quality"][of][0] for run in arm]
+  """To held-out images; or `frechet_to_training`, with its copies.
+
+  Raises ValueError where it was not measured.
+  """
+  found = [run["quality"].get(of) for run in arm]
+  if not all(found):
+    raise ValueError(
+      f"quality has no {of} in every run: nothing was planted, or an older "
+      "version measured it; delete quality/ and report/ of those runs and "
+      "finish them again"
+    )
+  return [1000 * value[0] for value in found]
 
 
 def regurgitates(ddpm: Arm) -> Measured:

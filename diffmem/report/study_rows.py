@@ -273,6 +273,13 @@ ROWS = (
     reads.copies,
   ),
   Row(
+    "F12",
+    "C12b on Fashion-MNIST",
+    "images reproduced, diffusion (4,000 steps) less StyleGAN-ADA",
+    ("fashion", "fashion_stylegan"),
+    reads.gans,
+  ),
+  Row(
     "K1",
     "C1 on CIFAR-10, 1,000 images",
     "training images reproduced, less held-out ones",
