@@ -210,7 +210,7 @@ def _quality(row: Row, with_copies: bool) -> dict[str, Any] | None:
     "reference": pair,
     "frechet": found[pair]["frechet"],
     # Perfect samples of what was trained on are at the distance that n adds.
-    "floor": found[pair]["bias"]["frechet"]
+    "floor": found[pair]["bias"].get("frechet")
     if with_copies
     else floor and floor["frechet"] and floor["frechet"][0],
     "loss": loss.get("held_out"),
