@@ -29,6 +29,18 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _plainly_compiled(request):
+  """Networks and steps are compiled for longer than they run here.
+
+  Programs that tests start, and slow tests of other folders, are not concerned.
+  """
+  plain = request.path.parent.name in ("models", "train")
+  jax.config.update("jax_disable_most_optimizations", plain)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def root() -> pathlib.Path:
   """The checkout."""
