@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffmem import stats, workdir
-from diffmem.report import claims, quality, results
+from diffmem.report import claims, results
 from diffmem.report.results import Results
 
 RULE = ("alpha", "neighbours", "centring", "false_match_rate")
@@ -178,13 +178,17 @@ def alike_in_training(rows: list[Row]) -> bool:
   where they differ, it is the distance to held-out images.
   """
   measured = [row for row in rows if row.quality is not None]
-  training = {
-    (_split(row), None if row.copies is None else row.copies.tobytes())
-    for row in measured
-  }
+  training = {_training(row) for row in measured}
   return len(training) == 1 and all(
     (row.quality or {}).get("to_training") for row in measured
   )
+
+
+def _training(row: Row) -> str:
+  """sha256 of who is in training, how often, and of canaries."""
+  copies = None if row.copies is None else row.copies.tolist()
+  made = (row.results.data or {}).get("split") or {}
+  return workdir.digest([_split(row), copies, made.get("canaries")])
 
 
 def reference(found: dict[str, Any], with_copies: bool) -> str:
@@ -206,7 +210,10 @@ def _quality(row: Row, with_copies: bool) -> dict[str, Any] | None:
   return {
     "features": found["features"]["name"],
     "images": found["images"],
-    **{name: found.get(name) for name in quality.ROWS},
+    # Results of an older version have no pair with copies.
+    "to_training": found.get("to_training"),
+    "to_held_out": found["to_held_out"],
+    "to_members": found["to_members"],
     "reference": pair,
     "frechet": found[pair]["frechet"],
     # Perfect samples of what was trained on are at the distance that n adds.

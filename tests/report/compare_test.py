@@ -131,7 +131,14 @@ def test_quality_is_of_what_was_trained_on_where_all_share_it(tmp_path):
   assert [row["frechet_to"] for row in csv.DictReader(table)] == [
     "training"
   ] * 2
-  # Runs of other copies: beside held-out images, as before.
+  # Runs of other canaries or copies: beside held-out images, as before.
+  file = roots[1] / "data" / "meta.json"
+  meta = json.loads(file.read_text())
+  canary = {"split": meta.get("split", {}) | {"canaries": {"seed": 3}}}
+  file.write_text(json.dumps(meta | canary))
+  found, _, _ = compared(tmp_path / "canaries", *roots)
+  assert found["changes"][0]["frechet"]["pair"] == "to_held_out"
+  file.write_text(json.dumps(meta))
   split = dict(np.load(roots[1] / "data" / "split.npz"))
   split["copies"][0] = 9
   np.savez(roots[1] / "data" / "split.npz", **split)
